@@ -1,0 +1,171 @@
+/* dynasor/client.h — submit reasoning programs to the dynasord of this machine and take their
+ * events, through shared memory.
+ *
+ *     struct dynasor_client *client;
+ *     struct dynasor_lane *lane;
+ *     dynasor_connect(NULL, &client);
+ *     dynasor_lane_open(client, &lane);
+ *     struct dynasor_program_options options = {.size = sizeof options, .prompt_text = "Why?",
+ *                                               .prompt_bytes = 4, .max_tokens = 64};
+ *     dynasor_submit(lane, &options, &program);
+ *     while (dynasor_next(lane, &event, DYNASOR_FOREVER) == 0) ...
+ *
+ * A client is one session with the daemon. A lane is one thread's way in and out of it: open one in
+ * each thread that submits. Functions that take a lane may be called by one thread at a time for
+ * that lane, different lanes by different threads at the same time; functions that take a client
+ * may be called by any thread, except dynasor_disconnect(), which must be the last call.
+ *
+ * The library never ends its host process, prints nothing, installs no signal handler and starts no
+ * thread. Every function returns 0 or the negative of an enum dynasor_status; dynasor_error() has
+ * the sentence that names the field and the accepted range. After fork() the child's copies of the
+ * handles answer -DYNASOR_E_CLOSED.
+ *
+ * When the daemon dies, sleeping calls return within a second. The library then reconnects with
+ * back-off inside the calls, submits unfinished programs again under the same program id and
+ * resumes their streams at the token it has: the events go on without a gap and without a
+ * repetition. Until the daemon is back, calls answer -DYNASOR_E_RESTARTING: call again. */
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+#include <dynasor/types.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define DYNASOR_FOREVER UINT64_MAX
+
+struct dynasor_client; /* opaque */
+struct dynasor_lane;   /* opaque */
+
+/* Options start with their size and only ever grow; zero means the default. A part that this
+ * library does not know must be zero (INVALID otherwise). */
+struct dynasor_connect_options {
+    uint32_t size;            /* sizeof(struct dynasor_connect_options) */
+    uint32_t lanes_count;     /* lanes of its own, 1 .. 16; default 4. Threads beyond share one */
+    const char *socket_path;  /* default DYNASOR_SOCKET_PATH */
+    uint64_t arena_bytes;     /* room for prompts in flight; power of two, 4 KiB .. 64 MiB; default 4 MiB */
+    uint64_t timeout_ns;      /* for the first connection; default 5 s */
+    int64_t daemon_uid;       /* uid the daemon must have; default (0): root, the user "dynasor" or
+                                 the caller's own; to demand one uid give uid + 1 */
+    uint32_t spin_max_ns;     /* longest spin before sleeping; default 50 us; adapts below it */
+    uint32_t no_spin;         /* 1: always sleep at once */
+};
+
+/* Connects to the daemon. options may be NULL. *ret_client is the caller's, for
+ * dynasor_disconnect(); it is set also on failure when memory sufficed, so that dynasor_error() can
+ * tell the reason (pass it to dynasor_disconnect() then, too); otherwise it is NULL.
+ * Errors: INVALID, TIMEOUT (no daemon, or no answer), LIMIT, QUOTA, VERSION, UNTRUSTED, SYSTEM,
+ * NOMEM, SHUTDOWN. */
+int dynasor_connect(const struct dynasor_connect_options *options,
+                    struct dynasor_client **ret_client);
+
+/* Ends the session; the daemon cancels what still runs. Closes every lane of it: no other call may
+ * be running. NULL is allowed. */
+void dynasor_disconnect(struct dynasor_client *client);
+
+/* Opens a lane for the calling thread. The first lanes_count handles get a lane of their own; later
+ * ones share the last lane under a lock, slower but equal in meaning. Allocates.
+ * Errors: NOMEM, CLOSED. */
+int dynasor_lane_open(struct dynasor_client *client, struct dynasor_lane **ret_lane);
+
+/* Closes a lane: cancels and releases its programs. NULL is allowed. */
+void dynasor_lane_close(struct dynasor_lane *lane);
+
+struct dynasor_program_options {
+    uint32_t size;        /* sizeof(struct dynasor_program_options) */
+    uint32_t algorithm;   /* enum dynasor_algorithm; default SINGLE */
+    uint32_t streams;     /* enum dynasor_stream; default TOKENS */
+    uint32_t max_tokens;  /* 1 .. the daemon's limit; no default */
+    uint64_t seed;        /* same program, same seed: same tokens */
+    const char *prompt_text;      /* UTF-8, prompt_bytes long, or */
+    const uint32_t *prompt_tokens;/* prompt_tokens_count token ids; exactly one of the two */
+    size_t prompt_bytes;
+    size_t prompt_tokens_count;
+    uint64_t user_data;   /* comes back in each event of the program */
+};
+
+/* Submits a program; *ret_program is its id, unique in this client. The prompt is copied. Wakes the
+ * daemon if it sleeps; otherwise no system call, and never an allocation. What the daemon refuses
+ * later (quota) arrives as an END event with its status.
+ * Errors: INVALID, UNSUPPORTED, AGAIN (ring, program table or arena is full), RESTARTING, PROTOCOL,
+ * CLOSED. */
+int dynasor_submit(struct dynasor_lane *lane, const struct dynasor_program_options *options,
+                   uint64_t *ret_program);
+
+/* Asks the daemon to end a program before its next step. It still ends with an END event: CANCELLED,
+ * or DONE if that came first. Errors: NOTFOUND, AGAIN, RESTARTING, PROTOCOL, CLOSED. */
+int dynasor_cancel(struct dynasor_lane *lane, uint64_t program);
+
+/* Frees what is kept of an ended program. Until then its terminal state stays readable with
+ * dynasor_program_state() and its place in the table is taken.
+ * Errors: NOTFOUND, INVALID (has not ended), AGAIN, RESTARTING, PROTOCOL, CLOSED. */
+int dynasor_release(struct dynasor_lane *lane, uint64_t program);
+
+enum dynasor_event_kind {
+    DYNASOR_EVENT_TOKENS = 1,
+    DYNASOR_EVENT_TEXT = 2,
+    DYNASOR_EVENT_END = 3,
+};
+
+struct dynasor_event {
+    uint32_t kind;   /* enum dynasor_event_kind */
+    uint32_t count;  /* TOKENS: tokens; TEXT: bytes; END: 0 */
+    uint64_t program;
+    uint64_t user_data;
+    uint64_t position;      /* of the first token or byte in the program's stream */
+    const uint32_t *tokens; /* TOKENS: in shared memory, valid until the next dynasor_next() or
+                               dynasor_lane_close() on this lane */
+    const char *text;       /* TEXT: likewise; whole UTF-8 characters; not terminated by 0 */
+    uint32_t state;         /* END: enum dynasor_state: DONE, CANCELLED or FAILED */
+    uint32_t status;        /* END: enum dynasor_status, 0 with DONE; dynasor_error() explains */
+    uint64_t tokens_count;  /* END: tokens decoded in total */
+    uint64_t submitted_ns;  /* CLOCK_MONOTONIC of its dynasor_submit() */
+};
+
+/* Takes the next event of this lane's programs, in order for each program. Waits at most timeout_ns
+ * (0: does not wait, DYNASOR_FOREVER: as long as it takes): spins briefly when that paid lately,
+ * then sleeps. No system call and no allocation when an event is there.
+ * Errors: TIMEOUT, RESTARTING, PROTOCOL, CLOSED, and those of dynasor_connect() when reconnecting
+ * was answered with a refusal. */
+int dynasor_next(struct dynasor_lane *lane, struct dynasor_event *event, uint64_t timeout_ns);
+
+/* For the caller's own epoll, poll or io_uring loop: a descriptor that becomes readable. Protocol:
+ *     dynasor_next(lane, &event, 0) until -DYNASOR_E_TIMEOUT;
+ *     dynasor_arm(lane): 1 = something arrived meanwhile, go on taking; 0 = wait for POLLIN;
+ *     on POLLIN: dynasor_next(lane, &event, 0) again (it drains the descriptor).
+ * The descriptor belongs to the client, is shared by its lanes, stays the library's (do not read or
+ * close it) and changes when the library reconnects: ask again after -DYNASOR_E_RESTARTING; while
+ * the daemon is away use a timer of 10 ms or so to call dynasor_next(). Returns the descriptor, or a
+ * negative status: RESTARTING, CLOSED, UNSUPPORTED. */
+int dynasor_descriptor(struct dynasor_client *client);
+int dynasor_arm(struct dynasor_lane *lane);
+
+/* The state of a program as the daemon published it (enum dynasor_state), readable until released;
+ * or -DYNASOR_E_NOTFOUND. */
+int dynasor_program_state(struct dynasor_lane *lane, uint64_t program);
+
+/* Number of the daemon's life that serves this client: changes when the daemon was restarted. */
+uint64_t dynasor_generation(struct dynasor_client *client);
+
+/* Times that the library had to connect anew; 0 as long as the first session lives. */
+uint64_t dynasor_reconnects_count(struct dynasor_client *client);
+
+/* The reason of the last failure, or of the last END event with a status, of this lane (or of
+ * dynasor_connect): one sentence that names field, value and accepted range. Valid until the next
+ * call on the handle. Never NULL. */
+const char *dynasor_error(const struct dynasor_lane *lane);
+const char *dynasor_connect_error(const struct dynasor_client *client);
+
+/* The name of a status ("INVALID") or field ("max_tokens"), given as positive or negative number;
+ * "unknown" for others. */
+const char *dynasor_status_name(int status);
+const char *dynasor_field_name(int field);
+
+/* Version of the library, "major.minor.patch". */
+const char *dynasor_version(void);
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,209 @@
+#include "shm/wire.h"
+
+#include <string.h>
+
+static enum wire_verdict fault_set(struct wire_fault *fault, enum wire_verdict verdict,
+                                   enum dynasor_status status, enum dynasor_field field,
+                                   const uint64_t lo_hi_got[3])
+{
+    *fault = (struct wire_fault){.status = (uint16_t)status,
+                                 .field = (uint16_t)field,
+                                 .lo = lo_hi_got[0],
+                                 .hi = lo_hi_got[1],
+                                 .got = lo_hi_got[2]};
+    return verdict;
+}
+
+#define REFUSE(field, lo, hi, got)                                                                 \
+    fault_set(fault, WIRE_REFUSE, DYNASOR_E_INVALID, DYNASOR_FIELD_##field,                        \
+              (const uint64_t[3]){lo, hi, got})
+#define UNSUPPORTED(field, lo, hi, got)                                                            \
+    fault_set(fault, WIRE_REFUSE, DYNASOR_E_UNSUPPORTED, DYNASOR_FIELD_##field,                    \
+              (const uint64_t[3]){lo, hi, got})
+#define VIOLATION(field, lo, hi, got)                                                              \
+    fault_set(fault, WIRE_VIOLATION, DYNASOR_E_PROTOCOL, DYNASOR_FIELD_##field,                    \
+              (const uint64_t[3]){lo, hi, got})
+
+static bool all_zero(const void *bytes, size_t count)
+{
+    const uint8_t *b = bytes;
+    uint8_t any = 0;
+    for (size_t i = 0; i < count; i++)
+        any |= b[i];
+    return any == 0;
+}
+
+enum wire_verdict wire_check_hello(const void *message, size_t message_bytes,
+                                   struct wire_fault *fault)
+{
+    struct wire_hello hello = {0};
+    if (message_bytes < 16)
+        return VIOLATION(HELLO, sizeof hello, sizeof hello, message_bytes);
+    memcpy(&hello, message, message_bytes < sizeof hello ? message_bytes : sizeof hello);
+    if (hello.magic != WIRE_MAGIC)
+        return VIOLATION(HELLO, WIRE_MAGIC, WIRE_MAGIC, hello.magic);
+    /* Before anything else is interpreted: another version may mean something else by it. */
+    if (hello.version_min > WIRE_VERSION_MAX || hello.version_max < WIRE_VERSION_MIN ||
+        hello.version_min > hello.version_max)
+        return fault_set(fault, WIRE_REFUSE, DYNASOR_E_VERSION, DYNASOR_FIELD_VERSION,
+                         (const uint64_t[3]){WIRE_VERSION_MIN, WIRE_VERSION_MAX,
+                                             hello.version_max});
+    if (message_bytes != sizeof hello)
+        return VIOLATION(HELLO, sizeof hello, sizeof hello, message_bytes);
+    if (hello.reserved0 != 0 || hello.reserved1 != 0)
+        return VIOLATION(RECORD_RESERVED, 0, 0, hello.reserved0 | hello.reserved1);
+    if (hello.features_required & ~WIRE_FEATURES_KNOWN)
+        return fault_set(fault, WIRE_REFUSE, DYNASOR_E_VERSION, DYNASOR_FIELD_FEATURES,
+                         (const uint64_t[3]){0, WIRE_FEATURES_KNOWN, hello.features_required});
+    if (hello.lanes_count < 1 || hello.lanes_count > DYNASOR_LANES_MAX)
+        return REFUSE(LANES, 1, DYNASOR_LANES_MAX, hello.lanes_count);
+    if (hello.arena_bytes < DYNASOR_ARENA_BYTES_MIN || hello.arena_bytes > DYNASOR_ARENA_BYTES_MAX ||
+        (hello.arena_bytes & (hello.arena_bytes - 1)) != 0)
+        return REFUSE(ARENA_BYTES, DYNASOR_ARENA_BYTES_MIN, DYNASOR_ARENA_BYTES_MAX,
+                      hello.arena_bytes);
+    return WIRE_OK;
+}
+
+static enum wire_verdict check_submit(const struct wire_submit *r,
+                                      const struct wire_limits *limits, struct wire_fault *fault)
+{
+    if (r->index >= limits->programs_count)
+        return VIOLATION(RECORD_INDEX, 0, limits->programs_count - 1, r->index);
+    if (r->program_id == 0)
+        return VIOLATION(PROGRAM_ID, 1, UINT64_MAX, 0);
+    if (r->flags & ~WIRE_SUBMIT_FLAGS_KNOWN)
+        return VIOLATION(RECORD_RESERVED, 0, WIRE_SUBMIT_FLAGS_KNOWN, r->flags);
+    if (r->flags & WIRE_SUBMIT_PAYLOAD) {
+        if (!all_zero(r->u.payload.reserved, sizeof r->u.payload.reserved))
+            return VIOLATION(RECORD_RESERVED, 0, 0, r->u.payload.reserved[0]);
+        if (r->bytes < sizeof(struct wire_spec) || r->bytes > limits->arena_bytes)
+            return VIOLATION(PROMPT_BYTES, sizeof(struct wire_spec), limits->arena_bytes,
+                             r->bytes);
+        if (r->u.payload.offset % 64 != 0 ||
+            r->u.payload.offset > limits->arena_bytes - r->bytes)
+            return VIOLATION(PAYLOAD_OFFSET, 0, limits->arena_bytes - r->bytes,
+                             r->u.payload.offset);
+        if (r->bytes > limits->prompt_bytes_max + WIRE_SPEC_BYTES_MAX)
+            return REFUSE(PROMPT_BYTES, 1, limits->prompt_bytes_max, r->bytes);
+    } else {
+        if (r->bytes > WIRE_INLINE_BYTES)
+            return VIOLATION(PROMPT_BYTES, 1, WIRE_INLINE_BYTES, r->bytes);
+        if (!all_zero(r->u.prompt + r->bytes, WIRE_INLINE_BYTES - r->bytes))
+            return VIOLATION(RECORD_RESERVED, 0, 0, 1);
+    }
+    if (r->algorithm >= DYNASOR_ALGORITHM_COUNT)
+        return UNSUPPORTED(ALGORITHM, 0, DYNASOR_ALGORITHM_COUNT - 1, r->algorithm);
+    if (r->streams == 0 || (r->streams & ~(uint32_t)DYNASOR_STREAM_ALL) != 0)
+        return REFUSE(STREAMS, 1, DYNASOR_STREAM_ALL, r->streams);
+    if ((r->streams & ~limits->streams) != 0)
+        return UNSUPPORTED(STREAMS, 1, limits->streams, r->streams);
+    if (r->max_tokens < 1 || r->max_tokens > limits->max_tokens_max)
+        return REFUSE(MAX_TOKENS, 1, limits->max_tokens_max, r->max_tokens);
+    return WIRE_OK;
+}
+
+enum wire_verdict wire_check_record(const union wire_record *record,
+                                    const struct wire_limits *limits, struct wire_fault *fault)
+{
+    const struct wire_cancel *c = &record->cancel; /* cancel and release have one layout */
+    switch (record->op) {
+    case WIRE_OP_SUBMIT:
+        return check_submit(&record->submit, limits, fault);
+    case WIRE_OP_CANCEL:
+    case WIRE_OP_RELEASE:
+        if (c->index >= limits->programs_count)
+            return VIOLATION(RECORD_INDEX, 0, limits->programs_count - 1, c->index);
+        if (!all_zero(c->reserved0, sizeof c->reserved0) ||
+            !all_zero(c->reserved1, sizeof c->reserved1))
+            return VIOLATION(RECORD_RESERVED, 0, 0, 1);
+        return WIRE_OK;
+    default:
+        return VIOLATION(RECORD_OP, WIRE_OP_SUBMIT, WIRE_OP_RELEASE, record->op);
+    }
+}
+
+enum wire_verdict wire_check_payload(const struct wire_submit *submit, const uint8_t *payload,
+                                     const struct wire_limits *limits, struct wire_spec *ret_spec,
+                                     uint32_t *ret_prompt_off, struct wire_fault *fault)
+{
+    struct wire_spec spec = {0};
+    uint32_t spec_bytes;
+    memcpy(&spec_bytes, payload, sizeof spec_bytes);
+    uint32_t spec_max = submit->bytes < WIRE_SPEC_BYTES_MAX ? submit->bytes : WIRE_SPEC_BYTES_MAX;
+    if (spec_bytes < sizeof spec || spec_bytes > spec_max || spec_bytes % 8 != 0)
+        return REFUSE(SPEC_SIZE, sizeof spec, spec_max, spec_bytes);
+    memcpy(&spec, payload, sizeof spec);
+    if (!all_zero(payload + sizeof spec, spec_bytes - sizeof spec))
+        return UNSUPPORTED(SPEC_SIZE, sizeof spec, sizeof spec, spec_bytes);
+    if (spec.resume_tokens > submit->max_tokens)
+        return REFUSE(RESUME_TOKENS, 0, submit->max_tokens, spec.resume_tokens);
+    /* No token of a known vocabulary is longer than 256 bytes. */
+    if (spec.resume_text_bytes > (uint64_t)submit->max_tokens * 256)
+        return REFUSE(RESUME_TEXT_BYTES, 0, (uint64_t)submit->max_tokens * 256,
+                      spec.resume_text_bytes);
+    if (submit->bytes - spec_bytes > limits->prompt_bytes_max)
+        return REFUSE(PROMPT_BYTES, 1, limits->prompt_bytes_max, submit->bytes - spec_bytes);
+    *ret_spec = spec;
+    *ret_prompt_off = spec_bytes;
+    return WIRE_OK;
+}
+
+/* Length of the UTF-8 character at s (1 .. 4), or 0 when there is no valid one in `left` bytes
+ * (RFC 3629: no overlong forms, no surrogates, at most U+10FFFF). */
+static uint32_t utf8_length(const uint8_t *s, uint32_t left)
+{
+    uint32_t c = s[0];
+    uint32_t length = c < 0x80 ? 1 : c < 0xc2 ? 0 : c < 0xe0 ? 2 : c < 0xf0 ? 3 : c < 0xf5 ? 4 : 0;
+    if (length > left)
+        return 0;
+    for (uint32_t i = 1; i < length; i++)
+        if ((s[i] & 0xc0) != 0x80)
+            return 0;
+    if ((c == 0xe0 && s[1] < 0xa0) || (c == 0xed && s[1] > 0x9f) || (c == 0xf0 && s[1] < 0x90) ||
+        (c == 0xf4 && s[1] > 0x8f))
+        return 0;
+    return length;
+}
+
+static uint32_t utf8_first_bad(const uint8_t *text, uint32_t bytes)
+{
+    uint32_t at = 0;
+    while (at < bytes) {
+        uint64_t eight;
+        if (bytes - at >= sizeof eight) { /* most prompts are ASCII: eight characters a step */
+            memcpy(&eight, text + at, sizeof eight);
+            if ((eight & 0x8080808080808080ull) == 0) {
+                at += (uint32_t)sizeof eight;
+                continue;
+            }
+        }
+        uint32_t length = utf8_length(text + at, bytes - at);
+        if (length == 0)
+            return at;
+        at += length;
+    }
+    return bytes;
+}
+
+enum wire_verdict wire_check_prompt(const struct wire_submit *submit, const uint8_t *prompt,
+                                    uint32_t prompt_bytes, const struct wire_limits *limits,
+                                    struct wire_fault *fault)
+{
+    if (prompt_bytes < 1 || prompt_bytes > limits->prompt_bytes_max)
+        return REFUSE(PROMPT_BYTES, 1, limits->prompt_bytes_max, prompt_bytes);
+    if (submit->flags & WIRE_SUBMIT_PROMPT_TOKENS) {
+        if (prompt_bytes % sizeof(uint32_t) != 0)
+            return REFUSE(PROMPT_BYTES, sizeof(uint32_t), limits->prompt_bytes_max, prompt_bytes);
+        for (uint32_t at = 0; at < prompt_bytes; at += (uint32_t)sizeof(uint32_t)) {
+            uint32_t token;
+            memcpy(&token, prompt + at, sizeof token);
+            if (token >= limits->vocabulary_count)
+                return REFUSE(PROMPT_TOKEN, 0, limits->vocabulary_count - 1, token);
+        }
+        return WIRE_OK;
+    }
+    uint32_t bad = utf8_first_bad(prompt, prompt_bytes);
+    if (bad != prompt_bytes) /* the range that UTF-8 accepts as a first byte, and what was there */
+        return REFUSE(PROMPT_TEXT, 0, 0xf4, prompt[bad]);
+    return WIRE_OK;
+}

@@ -1,0 +1,267 @@
+/* shm/wire.h — what travels: handshake messages, submission records, events.
+ *
+ * Layouts are fixed-width little-endian integers with explicit padding that must be zero; sizes and
+ * offsets are asserted here and described in docs/ABI.md. Nothing in this file is a pointer.
+ *
+ * Whoever receives bytes from a less trusted peer copies them first (ring_rx_take, recv, pread) and
+ * passes the copy to wire_check_*(); these are the only parsers of a client's bytes.
+ *
+ * Thread: any. Memory: none. Fails: wire_check_* return what is wrong as a struct wire_fault. */
+#pragma once
+#include <assert.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "dynasor/types.h"
+#include "shm/ring.h"
+
+#ifdef __cplusplus
+#define WIRE_ASSERT(c) static_assert(c, #c)
+#else
+#define WIRE_ASSERT(c) _Static_assert(c, #c)
+#endif
+
+/* "DYNASOR1" as it lies in memory. The first 16 bytes of hello and reply never change. */
+#define WIRE_MAGIC 0x31524f53414e5944ull
+#define WIRE_VERSION_MIN 1u
+#define WIRE_VERSION_MAX 1u
+
+/* Feature bits. A client asks for some and requires some; the reply holds those in force. A
+ * required bit that the daemon does not know is refused with VERSION. */
+#define WIRE_FEATURE_TEXT (1ull << 0)        /* text streams */
+#define WIRE_FEATURE_DESCRIPTOR (1ull << 1)  /* wake-up by a datagram on the session's socket */
+#define WIRE_FEATURES_KNOWN 3ull
+
+struct wire_hello { /* client -> daemon, the first message, exactly this size */
+    uint64_t magic;
+    uint16_t version_min;
+    uint16_t version_max;
+    uint32_t reserved0;
+    uint64_t features_wanted;
+    uint64_t features_required;
+    uint8_t client_uuid[16]; /* random, kept over reconnects */
+    uint32_t lanes_count;    /* 1 .. DYNASOR_LANES_MAX */
+    uint32_t reserved1;
+    uint64_t arena_bytes;    /* power of two, DYNASOR_ARENA_BYTES_MIN .. _MAX */
+};
+WIRE_ASSERT(sizeof(struct wire_hello) == 64);
+
+/* Why something was refused: field's value was got, accepted is lo .. hi. */
+struct wire_fault {
+    uint16_t status; /* enum dynasor_status */
+    uint16_t field;  /* enum dynasor_field */
+    uint32_t reserved;
+    uint64_t lo;
+    uint64_t hi;
+    uint64_t got;
+};
+WIRE_ASSERT(sizeof(struct wire_fault) == 32);
+
+struct wire_geometry { /* offsets in bytes from the start of the region's file */
+    uint64_t c2d_bytes;
+    uint64_t d2c_bytes;
+    uint64_t c2d_rings_off;   /* lane i: + i * sub_slots * 64 */
+    uint64_t c2d_arena_off;
+    uint64_t c2d_arena_bytes;
+    uint64_t d2c_lanes_off;
+    uint64_t d2c_programs_off;
+    uint64_t d2c_rings_off;   /* lane i: + i * event_slots * 64 */
+    uint32_t lanes_count;
+    uint32_t sub_slots;
+    uint32_t event_slots;
+    uint32_t programs_count;
+};
+WIRE_ASSERT(sizeof(struct wire_geometry) == 80);
+
+struct wire_reply { /* daemon -> client, the answer to hello; descriptors only when status is 0 */
+    uint64_t magic;
+    uint16_t version; /* in force; with status VERSION the highest that the daemon speaks */
+    uint16_t version_min;
+    uint32_t reserved0;
+    struct wire_fault fault; /* status 0: accepted */
+    uint64_t features;
+    uint64_t generation;
+    uint64_t layout_hash;
+    uint64_t prompt_bytes_max;
+    uint32_t max_tokens_max;
+    uint32_t slot; /* the daemon's number for this client, for logs */
+    struct wire_geometry geometry;
+    uint64_t reserved1[5];
+};
+WIRE_ASSERT(sizeof(struct wire_reply) == 208);
+WIRE_ASSERT(offsetof(struct wire_reply, geometry) == 88);
+
+/* Descriptors that come with an accepting reply, in this order. */
+enum wire_descriptor { WIRE_FD_C2D = 0, WIRE_FD_D2C = 1, WIRE_FD_DOORBELL = 2, WIRE_FD_COUNT = 3 };
+
+/* Later messages of the daemon on the socket. */
+enum wire_message_kind {
+    WIRE_MESSAGE_WAKE = 1, /* something was published; sent only when the client asked for it */
+    WIRE_MESSAGE_BYE = 2,  /* the session ends; fault says why */
+};
+
+struct wire_message {
+    uint32_t kind;
+    uint32_t reserved;
+    struct wire_fault fault;
+};
+WIRE_ASSERT(sizeof(struct wire_message) == 40);
+
+/* Submission records: the seven words of a slot. */
+enum wire_op { WIRE_OP_SUBMIT = 1, WIRE_OP_CANCEL = 2, WIRE_OP_RELEASE = 3 };
+
+#define WIRE_SUBMIT_PAYLOAD 1u       /* struct wire_spec and the prompt lie in the arena */
+#define WIRE_SUBMIT_PROMPT_TOKENS 2u /* the prompt is uint32_t token ids, otherwise UTF-8 text */
+#define WIRE_SUBMIT_FLAGS_KNOWN 3u
+#define WIRE_INLINE_BYTES 24u
+
+struct wire_submit {
+    uint8_t op;          /* WIRE_OP_SUBMIT */
+    uint8_t flags;       /* WIRE_SUBMIT_* */
+    uint8_t algorithm;   /* enum dynasor_algorithm */
+    uint8_t streams;     /* enum dynasor_stream */
+    uint32_t index;      /* entry of the program table; chosen by the client, must be free */
+    uint64_t program_id; /* not 0; unique in the life of client_uuid */
+    uint64_t seed;
+    uint32_t max_tokens;
+    uint32_t bytes; /* of the payload (spec and prompt together), or of the prompt inline */
+    union {
+        uint8_t prompt[WIRE_INLINE_BYTES]; /* bytes of it, the rest zero */
+        struct {
+            uint64_t offset; /* in the arena, a multiple of 64 */
+            uint64_t reserved[2];
+        } payload;
+    } u;
+};
+WIRE_ASSERT(sizeof(struct wire_submit) == 8 * RING_WORDS);
+WIRE_ASSERT(offsetof(struct wire_submit, program_id) == 8);
+WIRE_ASSERT(offsetof(struct wire_submit, max_tokens) == 24);
+WIRE_ASSERT(offsetof(struct wire_submit, u) == 32);
+
+/* Head of a payload: what does not fit the record. Append-only: a reader takes spec_bytes of it
+ * and refuses a longer one unless the part it does not know is zero. The prompt follows at
+ * spec_bytes. The client keeps the payload as it is until the program has ended: a restarted
+ * daemon reads it once more. */
+struct wire_spec {
+    uint32_t spec_bytes;        /* sizeof(struct wire_spec) of the writer, a multiple of 8 */
+    uint32_t resume_tokens;     /* tokens that the client already has: they are not sent again */
+    uint64_t resume_text_bytes; /* the same for its text stream */
+};
+WIRE_ASSERT(sizeof(struct wire_spec) == 16);
+#define WIRE_SPEC_BYTES_MAX 4096u
+
+struct wire_cancel { /* ends the program CANCELLED before the next step; unknown ids are ignored */
+    uint8_t op;      /* WIRE_OP_CANCEL */
+    uint8_t reserved0[3];
+    uint32_t index;
+    uint64_t program_id;
+    uint64_t reserved1[5];
+};
+WIRE_ASSERT(sizeof(struct wire_cancel) == 8 * RING_WORDS);
+
+struct wire_release { /* frees the entry of an ended program; unknown ids are ignored */
+    uint8_t op;       /* WIRE_OP_RELEASE */
+    uint8_t reserved0[3];
+    uint32_t index;
+    uint64_t program_id;
+    uint64_t reserved1[5];
+};
+WIRE_ASSERT(sizeof(struct wire_release) == 8 * RING_WORDS);
+
+/* Events: the seven words of a slot in a D2C ring. */
+enum wire_event_kind {
+    WIRE_EVENT_TOKENS = 1,
+    WIRE_EVENT_TEXT = 2,
+    WIRE_EVENT_END = 3,     /* terminal; the entry stays until it is released */
+    WIRE_EVENT_REFUSED = 4, /* never accepted; the entry stayed free */
+};
+#define WIRE_EVENT_TOKENS_MAX 11u
+#define WIRE_EVENT_TEXT_BYTES_MAX 40u
+
+struct wire_event_tokens {
+    uint8_t kind;
+    uint8_t count; /* 1 .. WIRE_EVENT_TOKENS_MAX */
+    uint16_t reserved;
+    uint32_t index;
+    uint32_t position; /* of token[0] in the program's stream */
+    uint32_t token[WIRE_EVENT_TOKENS_MAX];
+};
+WIRE_ASSERT(sizeof(struct wire_event_tokens) == 8 * RING_WORDS);
+
+struct wire_event_text {
+    uint8_t kind;
+    uint8_t count; /* bytes, 1 .. WIRE_EVENT_TEXT_BYTES_MAX; never splits a UTF-8 character */
+    uint16_t reserved;
+    uint32_t index;
+    uint64_t position_bytes; /* of text[0] in the program's text */
+    uint8_t text[WIRE_EVENT_TEXT_BYTES_MAX];
+};
+WIRE_ASSERT(sizeof(struct wire_event_text) == 8 * RING_WORDS);
+
+struct wire_event_end { /* END and REFUSED */
+    uint8_t kind;
+    uint8_t state;   /* enum dynasor_state; REFUSED: FAILED */
+    uint16_t status; /* enum dynasor_status; 0 with DONE */
+    uint32_t index;
+    uint64_t program_id;
+    uint32_t tokens_count; /* decoded; REFUSED: 0 */
+    uint16_t field;        /* enum dynasor_field that the status is about */
+    uint16_t reserved;
+    uint64_t lo; /* accepted range of field, and what it was */
+    uint64_t hi;
+    uint64_t got;
+    uint64_t submit_pos; /* position of the SUBMIT record in its lane */
+};
+WIRE_ASSERT(sizeof(struct wire_event_end) == 8 * RING_WORDS);
+
+/* A record or event as the words of a slot. Read a member only after kind or op says which. */
+union wire_record {
+    uint64_t word[RING_WORDS];
+    uint8_t op;
+    struct wire_submit submit;
+    struct wire_cancel cancel;
+    struct wire_release release;
+};
+
+union wire_event {
+    uint64_t word[RING_WORDS];
+    uint8_t kind;
+    struct wire_event_tokens tokens;
+    struct wire_event_text text;
+    struct wire_event_end end;
+};
+WIRE_ASSERT(sizeof(union wire_record) == 8 * RING_WORDS);
+WIRE_ASSERT(sizeof(union wire_event) == 8 * RING_WORDS);
+
+/* What the checks hold a client to. Private to the daemon, fixed when the client attaches. */
+struct wire_limits {
+    uint64_t arena_bytes;
+    uint64_t prompt_bytes_max;
+    uint32_t max_tokens_max;
+    uint32_t programs_count;
+    uint32_t vocabulary_count; /* token ids of a prompt are below it */
+    uint32_t streams;          /* enum dynasor_stream that are offered */
+};
+
+/* Two ways of being wrong: an argument outside its range is answered with a REFUSED event; a record
+ * that no correct library writes ends the session. */
+enum wire_verdict { WIRE_OK = 0, WIRE_REFUSE = 1, WIRE_VIOLATION = 2 };
+
+/* All of them: input is a private copy; *fault is written only when the verdict is not WIRE_OK. */
+enum wire_verdict wire_check_hello(const void *message, size_t message_bytes,
+                                   struct wire_fault *fault);
+enum wire_verdict wire_check_record(const union wire_record *record,
+                                    const struct wire_limits *limits, struct wire_fault *fault);
+/* payload: payload_bytes as the record said, already copied. On WIRE_OK *ret_spec holds the spec
+ * (fields the writer did not know are zero) and *ret_prompt_off where the prompt starts. */
+enum wire_verdict wire_check_payload(const struct wire_submit *submit, const uint8_t *payload,
+                                     const struct wire_limits *limits, struct wire_spec *ret_spec,
+                                     uint32_t *ret_prompt_off, struct wire_fault *fault);
+/* The prompt itself, inline or behind the spec: whole tokens in the vocabulary, or valid UTF-8. */
+enum wire_verdict wire_check_prompt(const struct wire_submit *submit, const uint8_t *prompt,
+                                    uint32_t prompt_bytes, const struct wire_limits *limits,
+                                    struct wire_fault *fault);
+
+/* One number over the size and offset of every field here and in region.h. Two sides that were
+ * compiled from different layouts differ in it. */
+uint64_t wire_layout_hash(void);
