@@ -76,6 +76,13 @@ static inline void shm_fence_full(void)
 #endif
 }
 
+/* Keeps the compiler from moving memory accesses across; for readers that see this thread's stores in
+ * program order, such as the kernel when the thread is dead. */
+static inline void shm_fence_compiler(void)
+{
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+}
+
 /* One spin-wait hint: lets the sibling hyperthread run and avoids a mis-speculated loop exit. */
 static inline void shm_pause(void)
 {

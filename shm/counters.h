@@ -29,7 +29,6 @@
     X(sleeps, "calls", "times the control thread slept")                                           \
     X(loops, "turns", "turns of the control loop")                                                 \
     X(loop_max_ns, "ns", "longest turn since start")                                               \
-    X(allocations, "calls", "heap allocations after start-up (0 in a sound daemon)")               \
     X(quota_region_bytes, "bytes", "region bytes charged to all uids")                             \
     X(quota_queued_bytes, "bytes", "prompt bytes charged to all uids")                             \
     X(descriptors, "fds", "descriptors held for clients")                                          \
@@ -45,7 +44,7 @@ enum counters_index {
 #define X(name, unit, help) COUNTER_##name,
     COUNTERS_TABLE(X)
 #undef X
-    COUNTERS_COUNT
+        COUNTERS_COUNT
 };
 
 struct counters_row { /* one connected client; state 0: free row */
@@ -75,12 +74,18 @@ WIRE_ASSERT(offsetof(struct counters_page, value) == 64);
 
 static inline void counter_add(struct counters_page *page, enum counters_index i, uint64_t v)
 {
-    shm_store_u64(&page->value[i], page->value[i] + v); /* the only writer: a plain read is enough */
+    shm_store_u64(&page->value[i],
+                  page->value[i] + v); /* the only writer: a plain read is enough */
 }
 
 static inline void counter_set(struct counters_page *page, enum counters_index i, uint64_t v)
 {
     shm_store_u64(&page->value[i], v);
+}
+
+static inline void row_add(uint64_t *word, uint64_t v)
+{
+    shm_store_u64(word, *word + v); /* likewise */
 }
 
 /* Control socket: AF_UNIX SEQPACKET, one request and one reply a connection or more. */

@@ -77,7 +77,12 @@ int region_create_c2d(const struct wire_geometry *geometry)
 
 int region_create_d2c(const struct wire_geometry *geometry)
 {
-    int fd = memfd_new("dynasor-d2c", geometry->d2c_bytes);
+    return region_create_private("dynasor-d2c", geometry->d2c_bytes);
+}
+
+int region_create_private(const char *name, uint64_t bytes)
+{
+    int fd = memfd_new(name, bytes);
     if (fd >= 0 && (fchmod(fd, 0600) != 0 || fcntl(fd, F_ADD_SEALS, SEALS_C2D) != 0)) {
         int saved = errno;
         (void)close(fd); /* nothing was written to it */

@@ -24,8 +24,8 @@
 /* One line a lane in C2D, written by the client. 128 bytes: the adjacent-line prefetcher pulls
  * lines in pairs. */
 struct region_c2d_lane {
-    uint64_t consumed; /* events taken from the lane's event ring */
-    uint32_t need;     /* bell.h: the client waits for events */
+    uint64_t consumed;  /* events taken from the lane's event ring */
+    uint32_t need;      /* bell.h: the client waits for events */
     uint32_t need_kind; /* enum region_need: how to wake it */
     uint8_t pad[112];
 };
@@ -51,15 +51,15 @@ WIRE_ASSERT(sizeof(struct region_d2c_lane) * DYNASOR_LANES_MAX <= REGION_PAGE_BY
 /* An accepted program. Written by the daemon; state is stored last with release. */
 struct region_program {
     uint64_t program_id;
-    uint64_t submit_pos;           /* of its SUBMIT record in its lane */
-    uint32_t state;                /* enum dynasor_state */
-    uint32_t status;               /* enum dynasor_status once terminal */
+    uint64_t submit_pos; /* of its SUBMIT record in its lane */
+    uint32_t state;      /* enum dynasor_state */
+    uint32_t status;     /* enum dynasor_status once terminal */
     uint32_t lane;
-    uint32_t restarts_count;       /* daemon restarts while it was running */
-    uint32_t tokens_count;         /* decoded in total once terminal */
-    uint32_t tokens_sent_count;    /* published as TOKENS events, those resumed from included */
-    uint64_t text_sent_bytes;      /* published as TEXT events, likewise */
-    uint32_t end_sent;             /* 1: the END event was published */
+    uint32_t restarts_count;    /* daemon restarts while it was running */
+    uint32_t tokens_count;      /* decoded in total once terminal */
+    uint32_t tokens_sent_count; /* published as TOKENS events, those resumed from included */
+    uint64_t text_sent_bytes;   /* published as TEXT events, likewise */
+    uint32_t end_sent;          /* 1: the END event was published */
     uint32_t reserved0;
     uint64_t reserved1;
     uint64_t submit_word[RING_WORDS]; /* the SUBMIT record as it was taken */
@@ -68,8 +68,8 @@ struct region_program {
 WIRE_ASSERT(sizeof(struct region_program) == 128);
 WIRE_ASSERT(offsetof(struct region_program, submit_word) == 64);
 
-struct region_owner { /* alone on its line: the kernel writes it when the daemon dies */
-    uint32_t word;    /* robust futex: tid of the daemon's keeper thread | FUTEX_WAITERS */
+struct region_owner {    /* alone on its line: the kernel writes it when the daemon dies */
+    uint32_t word;       /* robust futex: tid of the daemon's keeper thread | FUTEX_WAITERS */
     uint32_t daemon_cpu; /* where the daemon's control thread last slept */
     uint64_t generation; /* of the daemon that serves this region now */
     uint8_t pad[112];
@@ -111,6 +111,9 @@ bool region_geometry_valid(const struct wire_geometry *geometry);
  * close-on-exec) or negative errno. */
 int region_create_c2d(const struct wire_geometry *geometry);
 int region_create_d2c(const struct wire_geometry *geometry);
+
+/* A file of mode 0600, for what is handed out read-only. Likewise. */
+int region_create_private(const char *name, uint64_t bytes);
 
 /* Opens the same file again, read-only; returns the descriptor or negative errno. Needs /proc. */
 int region_reopen_readonly(int fd);

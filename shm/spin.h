@@ -16,8 +16,8 @@
 #define SPIN_PROBE_EVERY 16u
 
 struct spin {
-    uint32_t budget_ns; /* 0: sleep at once */
-    uint32_t max_ns;    /* 0: never spin */
+    uint32_t budget_ns;   /* 0: sleep at once */
+    uint32_t max_ns;      /* 0: never spin */
     uint32_t waits_count; /* since the budget fell to 0 */
 };
 
@@ -31,8 +31,7 @@ static inline void spin_init(struct spin *spin, uint32_t max_ns)
 /* The budget of the wait that starts now. */
 static inline uint32_t spin_begin(struct spin *spin)
 {
-    if (spin->budget_ns == 0 && spin->max_ns != 0 &&
-        ++spin->waits_count % SPIN_PROBE_EVERY == 0)
+    if (spin->budget_ns == 0 && spin->max_ns != 0 && ++spin->waits_count % SPIN_PROBE_EVERY == 0)
         return SPIN_MIN_NS < spin->max_ns ? SPIN_MIN_NS : spin->max_ns;
     return spin->budget_ns;
 }

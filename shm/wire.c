@@ -45,9 +45,9 @@ enum wire_verdict wire_check_hello(const void *message, size_t message_bytes,
     /* Before anything else is interpreted: another version may mean something else by it. */
     if (hello.version_min > WIRE_VERSION_MAX || hello.version_max < WIRE_VERSION_MIN ||
         hello.version_min > hello.version_max)
-        return fault_set(fault, WIRE_REFUSE, DYNASOR_E_VERSION, DYNASOR_FIELD_VERSION,
-                         (const uint64_t[3]){WIRE_VERSION_MIN, WIRE_VERSION_MAX,
-                                             hello.version_max});
+        return fault_set(
+            fault, WIRE_REFUSE, DYNASOR_E_VERSION, DYNASOR_FIELD_VERSION,
+            (const uint64_t[3]){WIRE_VERSION_MIN, WIRE_VERSION_MAX, hello.version_max});
     if (message_bytes != sizeof hello)
         return VIOLATION(HELLO, sizeof hello, sizeof hello, message_bytes);
     if (hello.reserved0 != 0 || hello.reserved1 != 0)
@@ -57,15 +57,16 @@ enum wire_verdict wire_check_hello(const void *message, size_t message_bytes,
                          (const uint64_t[3]){0, WIRE_FEATURES_KNOWN, hello.features_required});
     if (hello.lanes_count < 1 || hello.lanes_count > DYNASOR_LANES_MAX)
         return REFUSE(LANES, 1, DYNASOR_LANES_MAX, hello.lanes_count);
-    if (hello.arena_bytes < DYNASOR_ARENA_BYTES_MIN || hello.arena_bytes > DYNASOR_ARENA_BYTES_MAX ||
+    if (hello.arena_bytes < DYNASOR_ARENA_BYTES_MIN ||
+        hello.arena_bytes > DYNASOR_ARENA_BYTES_MAX ||
         (hello.arena_bytes & (hello.arena_bytes - 1)) != 0)
         return REFUSE(ARENA_BYTES, DYNASOR_ARENA_BYTES_MIN, DYNASOR_ARENA_BYTES_MAX,
                       hello.arena_bytes);
     return WIRE_OK;
 }
 
-static enum wire_verdict check_submit(const struct wire_submit *r,
-                                      const struct wire_limits *limits, struct wire_fault *fault)
+static enum wire_verdict check_submit(const struct wire_submit *r, const struct wire_limits *limits,
+                                      struct wire_fault *fault)
 {
     if (r->index >= limits->programs_count)
         return VIOLATION(RECORD_INDEX, 0, limits->programs_count - 1, r->index);
@@ -77,10 +78,8 @@ static enum wire_verdict check_submit(const struct wire_submit *r,
         if (!all_zero(r->u.payload.reserved, sizeof r->u.payload.reserved))
             return VIOLATION(RECORD_RESERVED, 0, 0, r->u.payload.reserved[0]);
         if (r->bytes < sizeof(struct wire_spec) || r->bytes > limits->arena_bytes)
-            return VIOLATION(PROMPT_BYTES, sizeof(struct wire_spec), limits->arena_bytes,
-                             r->bytes);
-        if (r->u.payload.offset % 64 != 0 ||
-            r->u.payload.offset > limits->arena_bytes - r->bytes)
+            return VIOLATION(PROMPT_BYTES, sizeof(struct wire_spec), limits->arena_bytes, r->bytes);
+        if (r->u.payload.offset % 64 != 0 || r->u.payload.offset > limits->arena_bytes - r->bytes)
             return VIOLATION(PAYLOAD_OFFSET, 0, limits->arena_bytes - r->bytes,
                              r->u.payload.offset);
         if (r->bytes > limits->prompt_bytes_max + WIRE_SPEC_BYTES_MAX)
@@ -181,6 +180,18 @@ static uint32_t utf8_first_bad(const uint8_t *text, uint32_t bytes)
         if (length == 0)
             return at;
         at += length;
+    }
+    return bytes;
+}
+
+uint32_t wire_utf8_whole(const uint8_t *text, uint32_t bytes)
+{
+    for (uint32_t back = 1; back <= 3 && back <= bytes; back++) {
+        uint8_t c = text[bytes - back];
+        if ((c & 0xc0) == 0x80)
+            continue; /* inside a character: its first byte decides */
+        uint32_t length = c < 0x80 ? 1 : c < 0xe0 ? 2 : c < 0xf0 ? 3 : 4;
+        return length > back ? bytes - back : bytes;
     }
     return bytes;
 }

@@ -28,8 +28,8 @@
 
 /* Feature bits. A client asks for some and requires some; the reply holds those in force. A
  * required bit that the daemon does not know is refused with VERSION. */
-#define WIRE_FEATURE_TEXT (1ull << 0)        /* text streams */
-#define WIRE_FEATURE_DESCRIPTOR (1ull << 1)  /* wake-up by a datagram on the session's socket */
+#define WIRE_FEATURE_TEXT (1ull << 0)       /* text streams */
+#define WIRE_FEATURE_DESCRIPTOR (1ull << 1) /* wake-up by a datagram on the session's socket */
 #define WIRE_FEATURES_KNOWN 3ull
 
 struct wire_hello { /* client -> daemon, the first message, exactly this size */
@@ -42,7 +42,7 @@ struct wire_hello { /* client -> daemon, the first message, exactly this size */
     uint8_t client_uuid[16]; /* random, kept over reconnects */
     uint32_t lanes_count;    /* 1 .. DYNASOR_LANES_MAX */
     uint32_t reserved1;
-    uint64_t arena_bytes;    /* power of two, DYNASOR_ARENA_BYTES_MIN .. _MAX */
+    uint64_t arena_bytes; /* power of two, DYNASOR_ARENA_BYTES_MIN .. _MAX */
 };
 WIRE_ASSERT(sizeof(struct wire_hello) == 64);
 
@@ -60,12 +60,12 @@ WIRE_ASSERT(sizeof(struct wire_fault) == 32);
 struct wire_geometry { /* offsets in bytes from the start of the region's file */
     uint64_t c2d_bytes;
     uint64_t d2c_bytes;
-    uint64_t c2d_rings_off;   /* lane i: + i * sub_slots * 64 */
+    uint64_t c2d_rings_off; /* lane i: + i * sub_slots * 64 */
     uint64_t c2d_arena_off;
     uint64_t c2d_arena_bytes;
     uint64_t d2c_lanes_off;
     uint64_t d2c_programs_off;
-    uint64_t d2c_rings_off;   /* lane i: + i * event_slots * 64 */
+    uint64_t d2c_rings_off; /* lane i: + i * event_slots * 64 */
     uint32_t lanes_count;
     uint32_t sub_slots;
     uint32_t event_slots;
@@ -261,6 +261,9 @@ enum wire_verdict wire_check_payload(const struct wire_submit *submit, const uin
 enum wire_verdict wire_check_prompt(const struct wire_submit *submit, const uint8_t *prompt,
                                     uint32_t prompt_bytes, const struct wire_limits *limits,
                                     struct wire_fault *fault);
+
+/* Length of the longest part of text that does not end inside a UTF-8 character. */
+uint32_t wire_utf8_whole(const uint8_t *text, uint32_t bytes);
 
 /* One number over the size and offset of every field here and in region.h. Two sides that were
  * compiled from different layouts differ in it. */

@@ -42,15 +42,16 @@ struct dynasor_lane;   /* opaque */
 /* Options start with their size and only ever grow; zero means the default. A part that this
  * library does not know must be zero (INVALID otherwise). */
 struct dynasor_connect_options {
-    uint32_t size;            /* sizeof(struct dynasor_connect_options) */
-    uint32_t lanes_count;     /* lanes of its own, 1 .. 16; default 4. Threads beyond share one */
-    const char *socket_path;  /* default DYNASOR_SOCKET_PATH */
-    uint64_t arena_bytes;     /* room for prompts in flight; power of two, 4 KiB .. 64 MiB; default 4 MiB */
-    uint64_t timeout_ns;      /* for the first connection; default 5 s */
-    int64_t daemon_uid;       /* uid the daemon must have; default (0): root, the user "dynasor" or
+    uint32_t size;           /* sizeof(struct dynasor_connect_options) */
+    uint32_t lanes_count;    /* lanes of its own, 1 .. 16; default 4. Threads beyond share one */
+    const char *socket_path; /* default DYNASOR_SOCKET_PATH */
+    uint64_t
+        arena_bytes; /* room for prompts in flight; power of two, 4 KiB .. 64 MiB; default 4 MiB */
+    uint64_t timeout_ns;  /* for the first connection; default 5 s */
+    int64_t daemon_uid;   /* uid the daemon must have; default (0): root, the user "dynasor" or
                                  the caller's own; to demand one uid give uid + 1 */
-    uint32_t spin_max_ns;     /* longest spin before sleeping; default 50 us; adapts below it */
-    uint32_t no_spin;         /* 1: always sleep at once */
+    uint32_t spin_max_ns; /* longest spin before sleeping; default 50 us; adapts below it */
+    uint32_t no_spin;     /* 1: always sleep at once */
 };
 
 /* Connects to the daemon. options may be NULL. *ret_client is the caller's, for
@@ -74,16 +75,16 @@ int dynasor_lane_open(struct dynasor_client *client, struct dynasor_lane **ret_l
 void dynasor_lane_close(struct dynasor_lane *lane);
 
 struct dynasor_program_options {
-    uint32_t size;        /* sizeof(struct dynasor_program_options) */
-    uint32_t algorithm;   /* enum dynasor_algorithm; default SINGLE */
-    uint32_t streams;     /* enum dynasor_stream; default TOKENS */
-    uint32_t max_tokens;  /* 1 .. the daemon's limit; no default */
-    uint64_t seed;        /* same program, same seed: same tokens */
-    const char *prompt_text;      /* UTF-8, prompt_bytes long, or */
-    const uint32_t *prompt_tokens;/* prompt_tokens_count token ids; exactly one of the two */
+    uint32_t size;                 /* sizeof(struct dynasor_program_options) */
+    uint32_t algorithm;            /* enum dynasor_algorithm; default SINGLE */
+    uint32_t streams;              /* enum dynasor_stream; default TOKENS */
+    uint32_t max_tokens;           /* 1 .. the daemon's limit; no default */
+    uint64_t seed;                 /* same program, same seed: same tokens */
+    const char *prompt_text;       /* UTF-8, prompt_bytes long, or */
+    const uint32_t *prompt_tokens; /* prompt_tokens_count token ids; exactly one of the two */
     size_t prompt_bytes;
     size_t prompt_tokens_count;
-    uint64_t user_data;   /* comes back in each event of the program */
+    uint64_t user_data; /* comes back in each event of the program */
 };
 
 /* Submits a program; *ret_program is its id, unique in this client. The prompt is copied. Wakes the
@@ -110,8 +111,8 @@ enum dynasor_event_kind {
 };
 
 struct dynasor_event {
-    uint32_t kind;   /* enum dynasor_event_kind */
-    uint32_t count;  /* TOKENS: tokens; TEXT: bytes; END: 0 */
+    uint32_t kind;  /* enum dynasor_event_kind */
+    uint32_t count; /* TOKENS: tokens; TEXT: bytes; END: 0 */
     uint64_t program;
     uint64_t user_data;
     uint64_t position;      /* of the first token or byte in the program's stream */

@@ -7,31 +7,31 @@
  * carry them as positive numbers. dynasor_status_name() gives the text of each. */
 enum dynasor_status {
     DYNASOR_OK = 0,
-    DYNASOR_E_INVALID = 1,       /* a field is out of range; the message names field and range */
-    DYNASOR_E_TIMEOUT = 2,       /* nothing happened within timeout_ns */
-    DYNASOR_E_AGAIN = 3,         /* ring, table or arena is full: take events, release, try again */
-    DYNASOR_E_RESTARTING = 4,    /* the daemon is away; the library resumes: call again */
-    DYNASOR_E_LIMIT = 5,         /* the daemon is at its limit of clients or descriptors */
-    DYNASOR_E_QUOTA = 6,         /* the quota of the caller's uid is used up */
-    DYNASOR_E_VERSION = 7,       /* no ABI version, or a required feature, in common */
-    DYNASOR_E_UNTRUSTED = 8,     /* the socket is served by an unexpected uid */
-    DYNASOR_E_PROTOCOL = 9,      /* the daemon ended the session: protocol violation */
-    DYNASOR_E_SYSTEM = 10,       /* a system call failed; the message names it and errno */
-    DYNASOR_E_NOTFOUND = 11,     /* no such program */
-    DYNASOR_E_CLOSED = 12,       /* the handle is closed, or was inherited over fork() */
-    DYNASOR_E_UNSUPPORTED = 13,  /* this daemon does not offer the algorithm or option */
-    DYNASOR_E_NOMEM = 14,        /* out of memory (connect and lane_open only) */
-    DYNASOR_E_CANCELLED = 15,    /* end of a program: cancelled by its client */
-    DYNASOR_E_SLOW_CONSUMER = 16,/* end of a program: its events were not taken in time */
-    DYNASOR_E_POISON = 17,       /* end of a program: it was running in too many daemon crashes */
-    DYNASOR_E_SHUTDOWN = 18,     /* the daemon is draining and takes no new work */
+    DYNASOR_E_INVALID = 1,      /* a field is out of range; the message names field and range */
+    DYNASOR_E_TIMEOUT = 2,      /* nothing happened within timeout_ns */
+    DYNASOR_E_AGAIN = 3,        /* ring, table or arena is full: take events, release, try again */
+    DYNASOR_E_RESTARTING = 4,   /* the daemon is away; the library resumes: call again */
+    DYNASOR_E_LIMIT = 5,        /* the daemon is at its limit of clients or descriptors */
+    DYNASOR_E_QUOTA = 6,        /* the quota of the caller's uid is used up */
+    DYNASOR_E_VERSION = 7,      /* no ABI version, or a required feature, in common */
+    DYNASOR_E_UNTRUSTED = 8,    /* the socket is served by an unexpected uid */
+    DYNASOR_E_PROTOCOL = 9,     /* the daemon ended the session: protocol violation */
+    DYNASOR_E_SYSTEM = 10,      /* a system call failed; the message names it and errno */
+    DYNASOR_E_NOTFOUND = 11,    /* no such program */
+    DYNASOR_E_CLOSED = 12,      /* the handle is closed, or was inherited over fork() */
+    DYNASOR_E_UNSUPPORTED = 13, /* this daemon does not offer the algorithm or option */
+    DYNASOR_E_NOMEM = 14,       /* out of memory (connect and lane_open only) */
+    DYNASOR_E_CANCELLED = 15,   /* end of a program: cancelled by its client */
+    DYNASOR_E_SLOW_CONSUMER = 16, /* end of a program: its events were not taken in time */
+    DYNASOR_E_POISON = 17,        /* end of a program: it was running in too many daemon crashes */
+    DYNASOR_E_SHUTDOWN = 18,      /* the daemon is draining and takes no new work */
     DYNASOR_STATUS_COUNT = 19,
 };
 
 /* Life of a program, as its entry in the D2C region shows it. The last three are terminal. */
 enum dynasor_state {
     DYNASOR_STATE_FREE = 0,
-    DYNASOR_STATE_QUEUED = 1,    /* accepted: copied, checked, charged; never lost from here on */
+    DYNASOR_STATE_QUEUED = 1, /* accepted: copied, checked, charged; never lost from here on */
     DYNASOR_STATE_RUNNING = 2,
     DYNASOR_STATE_DONE = 3,
     DYNASOR_STATE_CANCELLED = 4,
@@ -84,13 +84,14 @@ enum dynasor_field {
     DYNASOR_FIELD_PROMPTS_TOTAL_BYTES = 27,
     DYNASOR_FIELD_PROGRAMS = 28,
     DYNASOR_FIELD_PROMPT_TEXT = 29,
-    DYNASOR_FIELD_COUNT = 30,
+    DYNASOR_FIELD_DOORBELL = 30,
+    DYNASOR_FIELD_COUNT = 31,
 };
 
 /* Limits of the ABI. The daemon may be configured lower and says so in its hello reply. */
-#define DYNASOR_LANES_MAX 16u              /* submission lanes of one client */
-#define DYNASOR_PROGRAMS_MAX 512u          /* unreleased programs of one client */
-#define DYNASOR_ARENA_BYTES_MIN 4096u      /* payload arena, a power of two */
+#define DYNASOR_LANES_MAX 16u         /* submission lanes of one client */
+#define DYNASOR_PROGRAMS_MAX 512u     /* unreleased programs of one client */
+#define DYNASOR_ARENA_BYTES_MIN 4096u /* payload arena, a power of two */
 #define DYNASOR_ARENA_BYTES_MAX 67108864u
-#define DYNASOR_MAX_TOKENS_MAX 1048576u    /* tokens of one program */
+#define DYNASOR_MAX_TOKENS_MAX 1048576u /* tokens of one program */
 #define DYNASOR_SOCKET_PATH "/run/dynasor/dynasor.sock"

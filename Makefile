@@ -1,0 +1,329 @@
+# Dynasor: the one build file. Sources are found by folder, so adding a file needs no edit here.
+# `make help` lists the targets. Variables: V=1 (show commands), BUILD=folder, CC=clang,
+# SAN=asan|tsan (its own folder below BUILD), DESTDIR=, PREFIX=.
+
+VERSION := 0.1.0
+BUILD   ?= build
+PREFIX  ?= /usr
+LIBDIR  ?= $(PREFIX)/lib
+SYSCONF ?= /etc
+CXX     ?= g++
+CLANG   ?= clang
+OBJCOPY ?= objcopy
+
+SHELL         := /bin/bash
+MAKEFLAGS     += --no-builtin-rules --no-print-directory
+.SUFFIXES:
+.DELETE_ON_ERROR:
+.SECONDARY:
+.DEFAULT_GOAL := all
+
+B  := $(BUILD)$(if $(SAN),/$(SAN))
+Q  := $(if $(V),,@)
+say = @printf '  %-7s %s\n' $(1) $(2)
+export DYN_BUILD := $(abspath $(B))
+
+# ---- sources ------------------------------------------------------------------------------------
+
+find = $(sort $(shell find $(wildcard $(1)) -name $(2) -type f 2>/dev/null </dev/null))
+found = $(if $(wildcard $(1)),$(call find,$(1),$(2)))
+
+SHM_SRC     := $(wildcard shm/*.c)
+CLIENT_SRC  := $(wildcard client/*.c)
+DAEMON_SRC  := $(call found,daemon,'*.c') $(call found,kernels/ref kernels/cpu,'*.c')
+TOOL_SRC    := $(wildcard tools/dynasor*.c)
+EXAMPLE_SRC := $(wildcard client/examples/*.c)
+TESTLIB_SRC := $(wildcard tests/lib/*.c)
+BENCH_SRC   := $(wildcard tests/bench/*.c)
+FUZZ_SRC    := $(wildcard tests/fuzz/fuzz_*.c)
+CUDA_SRC    := $(wildcard kernels/cuda/*.cu)
+# In tests/ipc a file without the test_ prefix is a helper: a program of its own when it has a main
+# function, otherwise linked into every program of the folder.
+IPC_HELPERS := $(filter-out tests/ipc/test_%,$(wildcard tests/ipc/*.c))
+IPC_PROGS   := $(if $(IPC_HELPERS),$(shell grep -l '^int main' $(IPC_HELPERS)))
+IPC_LIB     := $(filter-out $(IPC_PROGS),$(IPC_HELPERS))
+TEST_SRC    := $(wildcard tests/unit/test_*.c tests/ipc/test_*.c tests/litmus/*.c) $(IPC_PROGS)
+GPU_SRC     := $(wildcard tests/gpu/test_*.c)
+
+HEADERS := $(call found,include shm client daemon kernels tools tests,'*.h')
+SOURCES := $(call found,include shm client daemon kernels tools tests,'*.c')
+FORMATTED := $(HEADERS) $(SOURCES) $(call found,kernels tests,'*.cu')
+
+obj = $(patsubst %.c,$(B)/obj/%.o,$(1))
+pic = $(patsubst %.c,$(B)/pic/%.o,$(1))
+
+# ---- flags --------------------------------------------------------------------------------------
+
+WARN := -Wall -Wextra -Wconversion -Wsign-conversion -Wshadow -Wvla -Wstrict-prototypes \
+        -Wmissing-prototypes -Wundef -Wpointer-arith -Wcast-qual -Wformat=2 -Werror
+# Accepted by some compilers only; what this one takes is probed once and kept in flags.mk.
+PROBED := -Walloca -fstack-protector-strong -fstack-clash-protection -fcf-protection=full \
+          -ftrivial-auto-var-init=zero
+# Empty, so that a source which says `#define _GNU_SOURCE` itself repeats it exactly.
+CPPFLAGS += -I. -Iinclude -D_GNU_SOURCE=
+STD      := -std=gnu17
+LIBS     := -luring -linih -lpthread -ldl -lm
+
+ifeq ($(SAN),)
+HARDEN := -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3
+SOFLAGS := -Wl,-z,defs
+else ifeq ($(SAN),asan)
+SANFLAGS := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+else ifeq ($(SAN),tsan)
+SANFLAGS := -fsanitize=thread -fno-omit-frame-pointer
+else ifeq ($(SAN),fuzz)
+override CC := $(CLANG)
+SANFLAGS := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all \
+            -fno-omit-frame-pointer
+else
+$(error SAN is asan or tsan)
+endif
+ifneq ($(filter default undefined,$(origin CC)),)
+CC := gcc
+endif
+
+NOBUILD := help clean fmt fmt-check models
+ifneq ($(filter-out $(NOBUILD),$(or $(MAKECMDGOALS),all)),)
+FLAGS_MK := $(B)/flags-$(subst /,_,$(firstword $(CC))).mk
+include $(FLAGS_MK)
+endif
+
+CFLAGS_ALL = $(STD) -O2 -g $(WARN) -fno-strict-aliasing $(ACCEPTED) $(HARDEN) $(SANFLAGS) $(CFLAGS)
+LDFLAGS_ALL = $(SANFLAGS) -Wl,-z,relro,-z,now,-z,noexecstack -Wl,--as-needed $(LDFLAGS)
+
+$(FLAGS_MK): Makefile
+	@mkdir -p $(@D)
+	@ok=; for f in $(PROBED); do \
+	    echo 'int main(void) { return 0; }' | \
+	        $(CC) -Werror $$f -x c -o /dev/null - >/dev/null 2>&1 && ok="$$ok $$f"; \
+	done; echo "ACCEPTED :=$$ok" > $@.tmp && mv $@.tmp $@
+
+# Objects depend on the command line that makes them: another CC or CFLAGS builds anew.
+ifdef FLAGS_MK
+STAMP := $(B)/command
+$(shell mkdir -p $(B); echo '$(CC) $(CPPFLAGS) $(CFLAGS_ALL) $(LDFLAGS_ALL)' > $(B)/command.$$PPID; \
+    if cmp -s $(B)/command.$$PPID $(STAMP); then rm -f $(B)/command.$$PPID; \
+    else mv $(B)/command.$$PPID $(STAMP); fi)
+endif
+
+$(B)/obj/%.o: %.c $(STAMP)
+	$(call say,CC,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS_ALL) -fPIE -MMD -MP -c $< -o $@
+
+$(B)/pic/%.o: %.c $(STAMP)
+	$(call say,CC,'$< (pic)')
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS_ALL) -fPIC -fvisibility=hidden -MMD -MP -c $< -o $@
+
+link = $(call say,LINK,$@) && mkdir -p $(@D)
+ld   = $(CC) -pie $(LDFLAGS_ALL) -o $@
+
+# ---- products -----------------------------------------------------------------------------------
+
+DAEMON   := $(if $(wildcard daemon/main.c),$(B)/bin/dynasord)
+TOOLS    := $(patsubst tools/%.c,$(B)/bin/%,$(TOOL_SRC))
+EXAMPLES := $(patsubst client/examples/%.c,$(B)/examples/%,$(EXAMPLE_SRC))
+SO       := $(B)/lib/libdynasor-client.so
+LIBRARY  := $(if $(CLIENT_SRC),$(SO).1 $(SO) $(B)/lib/libdynasor-client.a \
+              $(if $(wildcard client/dynasor-client.pc.in),$(B)/lib/dynasor-client.pc))
+# Everything but main functions, for tools and tests: an archive, so a test links only what it uses
+# and may replace a whole file by its own.
+INTERNAL := $(B)/lib/internal.a
+TESTLIB  := $(B)/lib/testlib.a
+
+.PHONY: all
+all: $(DAEMON) $(TOOLS) $(LIBRARY) $(EXAMPLES) cuda ## everything that is installed, and the examples
+
+$(B)/bin/dynasord: $(call obj,$(DAEMON_SRC) $(SHM_SRC))
+	$(link)
+	$(Q)$(ld) $^ $(LIBS)
+
+$(INTERNAL): $(call obj,$(filter-out daemon/main.c,$(DAEMON_SRC)) $(SHM_SRC) $(CLIENT_SRC))
+$(TESTLIB): $(call obj,$(TESTLIB_SRC))
+$(INTERNAL) $(TESTLIB):
+	@mkdir -p $(@D)
+	$(Q)rm -f $@ && $(AR) rcs $@ $^
+
+$(TOOLS): $(B)/bin/%: $(B)/obj/tools/%.o $(INTERNAL)
+	$(link)
+	$(Q)$(ld) $^ $(LIBS)
+
+MAP := $(wildcard client/libdynasor-client.map)
+MAPFLAG := -Wl,--version-script=
+$(SO).1: $(call pic,$(CLIENT_SRC) $(SHM_SRC)) $(MAP)
+	$(link)
+	$(Q)$(CC) -shared $(LDFLAGS_ALL) $(SOFLAGS) -Wl,-soname,$(@F) \
+	    $(MAP:%=$(MAPFLAG)%) -o $@ $(filter %.o,$^) -lpthread
+	@bad=$$(nm -D --defined-only $@ | awk '$$2 != "A" && $$3 !~ /^dynasor_/ { print $$3 }'); \
+	    $(if $(SAN),,[ -z "$$bad" ] || { echo "$@ exports what is not ours: $$bad"; exit 1; })
+
+$(SO): $(SO).1
+	@ln -sf $(<F) $@
+
+# One relocatable object whose hidden symbols become local: ours cannot clash with the host's.
+$(B)/lib/libdynasor-client.a: $(call pic,$(CLIENT_SRC) $(SHM_SRC))
+	$(link)
+	$(Q)$(LD) -r -o $@.o $^ && $(OBJCOPY) --localize-hidden $@.o
+	$(Q)rm -f $@ && $(AR) rcs $@ $@.o && rm -f $@.o
+
+$(B)/lib/dynasor-client.pc: client/dynasor-client.pc.in Makefile
+	@mkdir -p $(@D)
+	$(Q)sed -e 's|@PREFIX@|$(PREFIX)|g' -e 's|@LIBDIR@|$(LIBDIR)|g' \
+	    -e 's|@INCLUDEDIR@|$(PREFIX)/include|g' -e 's|@VERSION@|$(VERSION)|g' $< > $@
+
+$(EXAMPLES): $(B)/examples/%: $(B)/obj/client/examples/%.o $(SO)
+	$(link)
+	$(Q)$(ld) $< -L$(B)/lib -ldynasor-client -Wl,-rpath,'$$ORIGIN/../lib' $(LDLIBS_EXAMPLE)
+
+# ---- CUDA ---------------------------------------------------------------------------------------
+
+NVCC := $(or $(shell command -v nvcc),$(wildcard /usr/local/cuda/bin/nvcc))
+CUDA_SO := $(B)/lib/libdynasor-cuda.so
+.PHONY: cuda
+ifneq ($(SAN)$(if $(CUDA_SRC),,none),)
+cuda:
+else ifeq ($(NVCC),)
+cuda:
+	@echo 'CUDA parts skipped: nvcc not found ($(notdir $(CUDA_SO)))'
+	@if [ "$$CI" = true ]; then echo 'error: CI needs nvcc' >&2; exit 1; fi
+else
+cuda: $(CUDA_SO) ## libdynasor-cuda.so (needs nvcc, no GPU)
+endif
+
+# Machine code for each named generation this nvcc knows.
+GENCODE = $(foreach n,$(filter $(shell $(NVCC) --list-gpu-code),sm_80 sm_90 sm_100),-gencode \
+            arch=$(n:sm_%=compute_%),code=$(n))
+NVFLAGS = -std=c++17 -O3 -lineinfo -I. -Iinclude -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra \
+          -Werror all-warnings
+
+$(B)/obj/%.cu.o: %.cu Makefile
+	$(call say,NVCC,$<)
+	@mkdir -p $(@D)
+	$(Q)$(NVCC) $(NVFLAGS) $(GENCODE) -MMD -MP -MF $(@:.o=.d) -c $< -o $@
+
+$(CUDA_SO): $(patsubst %.cu,$(B)/obj/%.cu.o,$(CUDA_SRC))
+	$(link)
+	$(Q)$(NVCC) -shared -cudart static -Xlinker -z,relro,-z,now $(GENCODE) -o $@ $^
+
+# ---- tests --------------------------------------------------------------------------------------
+
+TESTS  := $(patsubst %.c,$(B)/%,$(TEST_SRC))
+GPU    := $(patsubst %.c,$(B)/%,$(GPU_SRC))
+REPLAY := $(patsubst tests/fuzz/fuzz_%.c,$(B)/tests/fuzz/replay_%,$(FUZZ_SRC))
+FUZZ   := $(patsubst %.c,$(B)/%,$(FUZZ_SRC))
+BENCH  := $(if $(BENCH_SRC),$(B)/bin/bench-ipc)
+
+$(patsubst %.c,$(B)/%,$(filter tests/ipc/test_%,$(TEST_SRC))): $(call obj,$(IPC_LIB))
+$(TESTS) $(GPU): $(B)/tests/%: $(B)/obj/tests/%.o $(TESTLIB) $(INTERNAL)
+	$(link)
+	$(Q)$(ld) $(filter %.o,$^) $(filter %.a,$^) -lcmocka $(LIBS)
+
+$(REPLAY): $(B)/tests/fuzz/replay_%: $(B)/obj/tests/fuzz/fuzz_%.o \
+           $(B)/obj/tests/fuzz/replay_main.o $(TESTLIB) $(INTERNAL)
+	$(link)
+	$(Q)$(ld) $^ $(LIBS)
+
+$(FUZZ): $(B)/tests/fuzz/%: $(B)/obj/tests/fuzz/%.o $(TESTLIB) $(INTERNAL)
+	$(link)
+	$(Q)$(ld) -fsanitize=fuzzer $^ $(LIBS)
+
+$(B)/bin/bench-ipc: $(call obj,$(BENCH_SRC)) $(INTERNAL)
+	$(link)
+	$(Q)$(ld) $^ -lck $(LIBS)
+
+.PHONY: tests run check check-asan check-tsan check-gpu e2e kill-campaign hostile-campaign models
+tests: all $(TESTS) $(if $(filter fuzz,$(SAN)),,$(REPLAY)) $(BENCH) ## build the test programs, run none
+
+run: all ## start the daemon with its simulated engine and stream one program's events
+	@tests/e2e/run-demo.sh
+
+check: tests ## every test that needs no GPU (ONLY="name ..." runs some)
+	@tests/run $(ONLY)
+
+check-asan: ## the same under AddressSanitizer and UBSan
+	@$(MAKE) SAN=asan check
+
+check-tsan: ## the same under ThreadSanitizer
+	@$(MAKE) SAN=tsan check
+
+check-gpu: cuda $(GPU) ## tests that need a GPU; skipped where there is none
+	@tests/run --kind gpu $(ONLY)
+
+e2e: tests ## end to end: daemon, library and tools together
+	@tests/run --kind e2e $(ONLY)
+
+KILLS ?= 1000
+kill-campaign: tests ## kill clients and daemons at random moments (KILLS=n)
+	@KILLS=$(KILLS) TEST_TIMEOUT=86400 tests/run kill
+
+HOSTILE_SECONDS ?= 600
+hostile-campaign: tests ## clients that break every rule (HOSTILE_SECONDS=n)
+	@HOSTILE_SECONDS=$(HOSTILE_SECONDS) TEST_TIMEOUT=$$(($(HOSTILE_SECONDS) * 2 + 300)) \
+	    tests/run hostile
+
+models: ## check the protocol models with Spin
+	@tests/models/run
+
+FUZZ_SECONDS ?= 60
+.PHONY: fuzz fuzz-run bench-ipc
+fuzz: ## libFuzzer over every target, or TARGET=name (FUZZ_SECONDS=n each)
+	@$(MAKE) SAN=fuzz fuzz-run
+fuzz-run: $(FUZZ)
+	@set -e; for f in $(if $(TARGET),$(B)/tests/fuzz/fuzz_$(TARGET:fuzz_%=%),$(FUZZ)); do \
+	    n=$${f##*/fuzz_}; new=$(B)/corpus/$$n; old=tests/fuzz/corpus/$$n; mkdir -p $$new; \
+	    [ -d $$old ] || old=; dict=tests/fuzz/$$n.dict; [ -f $$dict ] || dict=; \
+	    echo "fuzz $$n: $(FUZZ_SECONDS) s"; \
+	    $$f -max_total_time=$(FUZZ_SECONDS) -timeout=5 -rss_limit_mb=1024 -print_final_stats=1 \
+	        -verbosity=0 -artifact_prefix=$(B)/crash-$$n- $${dict:+-dict=$$dict} $$new $$old; \
+	done
+
+bench-ipc: $(BENCH) $(DAEMON) ## measure the transport (BENCH_ARGS=...)
+	@$(BENCH) $(BENCH_ARGS)
+
+# ---- source checks ------------------------------------------------------------------------------
+
+.PHONY: fmt fmt-check lint
+fmt: ## format all C and CUDA sources
+	@$(if $(FORMATTED),clang-format -i $(FORMATTED))
+
+fmt-check: ## fail where `make fmt` would change something
+	@$(if $(FORMATTED),clang-format --dry-run -Werror $(FORMATTED))
+
+lint: ## layers, banned calls, sizes, ORDER pairs, headers alone, clang
+	@tools/lint/rules.pl
+	@tools/lint/selftest
+	@CC='$(CC)' CXX='$(CXX)' CLANG='$(CLANG)' \
+	    LINT_FLAGS='$(CPPFLAGS) $(STD) $(WARN)' tools/lint/compile
+
+# ---- installation -------------------------------------------------------------------------------
+
+D = $(DESTDIR)$(PREFIX)
+SYSUSERS := $(firstword $(wildcard systemd/sysusers.d/*.conf systemd/*sysusers* ))
+TMPFILES := $(firstword $(wildcard systemd/tmpfiles.d/*.conf systemd/*tmpfiles*))
+UNITS := $(foreach e,service socket slice target timer path,$(wildcard systemd/*.$(e)))
+MAN := $(call found,client/man docs/man,'*.[1-8]')
+put = $(if $(strip $(2)),install -D -m $(1) -t $(3) $(2))
+
+.PHONY: install clean help
+install: all ## DESTDIR= PREFIX=/usr: programs, library, headers, pages, units, configuration
+	$(Q)$(call put,755,$(DAEMON),$(D)/sbin)
+	$(Q)$(call put,755,$(TOOLS),$(D)/bin)
+	$(Q)$(call put,644,$(wildcard include/dynasor/*.h),$(D)/include/dynasor)
+	$(Q)$(call put,644,$(filter %.1 %.a,$(LIBRARY)) $(if $(NVCC),$(CUDA_SO)),$(DESTDIR)$(LIBDIR))
+	$(Q)$(if $(LIBRARY),ln -sf $(notdir $(SO)).1 $(DESTDIR)$(LIBDIR)/$(notdir $(SO)))
+	$(Q)$(call put,644,$(filter %.pc,$(LIBRARY)),$(DESTDIR)$(LIBDIR)/pkgconfig)
+	$(Q)$(foreach m,$(MAN),install -D -m 644 -t $(D)/share/man/man$(subst .,,$(suffix $(m))) $(m);)
+	$(Q)$(call put,644,$(UNITS),$(D)/lib/systemd/system)
+	$(Q)$(if $(SYSUSERS),install -D -m 644 $(SYSUSERS) $(D)/lib/sysusers.d/dynasor.conf)
+	$(Q)$(if $(TMPFILES),install -D -m 644 $(TMPFILES) $(D)/lib/tmpfiles.d/dynasor.conf)
+	$(Q)$(call put,644,$(wildcard systemd/dynasord.conf),$(DESTDIR)$(SYSCONF)/dynasor)
+
+clean: ## remove the build folder
+	rm -rf $(B)
+
+help: ## this list
+	@awk -F '## ' '/^[a-z0-9-]+:.*## / { split($$1, t, ":"); printf "  %-18s %s\n", t[1], $$2 }' \
+	    Makefile
+
+-include $(if $(FLAGS_MK),$(call found,$(B)/obj $(B)/pic,'*.d'))
