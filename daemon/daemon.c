@@ -1,0 +1,224 @@
+#include "daemon/daemon.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "daemon/base/assert.h"
+#include "daemon/base/clock.h"
+#include "daemon/base/log.h"
+#include "daemon/base/notify.h"
+#include "daemon/engine/engine.h"
+#include "daemon/program/program.h"
+#include "daemon/sched/sched.h"
+#include "shm/atomic.h"
+#include "shm/spin.h"
+
+#define KEEPERS_MAX 4u /* 4,096 clients / KEEPER_NODES_MAX */
+
+struct daemon {
+    struct daemon_config config;
+    struct engine *engine;
+    struct sched *sched;
+    struct programs *programs;
+    struct ipc *ipc;
+    struct spin spin;
+    uint64_t spin_ns;       /* budget of this rest */
+    uint64_t idle_since_ns; /* 0: the last turn did something */
+    uint64_t watchdog_ns;   /* next ping */
+    pthread_t keepers[KEEPERS_MAX];
+    uint32_t keepers_count;
+};
+
+struct keeper_start {
+    struct ipc *ipc;
+    uint32_t keeper;
+};
+
+static void *keeper_main(void *argument)
+{
+    struct keeper_start start = *(struct keeper_start *)argument;
+    free(argument);
+    ipc_keeper_run(start.ipc, start.keeper);
+    return NULL;
+}
+
+static int keepers_start(struct daemon *d)
+{
+    ASSERT(ipc_keepers_count(d->ipc) <= KEEPERS_MAX);
+    pthread_attr_t attr;
+    int r = pthread_attr_init(&attr);
+    if (r == 0)
+        r = pthread_attr_setstacksize(&attr, 65536);
+    for (uint32_t i = 0; i < ipc_keepers_count(d->ipc) && r == 0; i++) {
+        struct keeper_start *start = malloc(sizeof *start);
+        if (!start)
+            return -ENOMEM;
+        *start = (struct keeper_start){.ipc = d->ipc, .keeper = i};
+        r = pthread_create(&d->keepers[i], &attr, keeper_main, start);
+        if (r == 0)
+            d->keepers_count++;
+        else
+            free(start);
+    }
+    (void)pthread_attr_destroy(&attr); /* frees nothing that could fail */
+    return -r;
+}
+
+static struct ipc_config ipc_config_of(const struct daemon_config *c, uint32_t vocabulary_count)
+{
+    return (struct ipc_config){
+        .socket_path = c->socket_path,
+        .control_path = c->control_path,
+        .socket_group = c->socket_group,
+        .control_group = c->control_group,
+        .socket_mode = c->socket_mode,
+        .control_mode = c->control_mode,
+        .clients_max = c->clients_max,
+        .programs_max = c->programs_max,
+        .vocabulary_count = vocabulary_count,
+        .max_tokens = c->limits.max_tokens,
+        .handshake_timeout_ms = c->handshake_timeout_ms,
+        .slow_consumer_grace_ms = c->slow_consumer_grace_ms,
+        .prompt_bytes = c->limits.prompt_bytes,
+        .prompt_pool_bytes = c->prompt_pool_bytes,
+        .quota = {c->quota.connections, c->quota.region_bytes, c->quota.programs,
+                  c->quota.queued_bytes},
+        .version = DYNASOR_VERSION_TEXT,
+    };
+}
+
+static int modules_new(struct daemon *d, const struct ipc_fd *inherited, uint32_t inherited_count,
+                       char *message, size_t message_bytes)
+{
+    const struct daemon_config *c = &d->config;
+    int r = engine_open(
+        &(struct engine_config){.step_ns = c->engine.sim_step_ns,
+                                .prefill_ns_per_token = c->engine.sim_prefill_ns_per_token,
+                                .seed = c->engine.seed,
+                                .rows_max = c->engine.batch_rows_max},
+        &d->engine);
+    if (r == 0)
+        r = sched_new(&(struct sched_config){.seqs_max = c->programs_max,
+                                             .rows_max = c->engine.batch_rows_max},
+                      d->engine, &d->sched);
+    if (r == 0)
+        r = programs_new(c->programs_max, d->sched, &d->programs);
+    if (r < 0) {
+        (void)snprintf(message, message_bytes, "memory for programs: %s", strerror(-r));
+        return r;
+    }
+    struct ipc_config ipc_config = ipc_config_of(c, engine_vocabulary_count(d->engine));
+    ipc_config.inherited = inherited;
+    ipc_config.inherited_count = inherited_count;
+    return ipc_new(&ipc_config, d->programs, &d->ipc, message, message_bytes);
+}
+
+int daemon_new(const struct daemon_config *config, const struct ipc_fd *inherited,
+               uint32_t inherited_count, struct daemon **ret_daemon, char *message,
+               size_t message_bytes)
+{
+    struct daemon *d = calloc(1, sizeof *d);
+    if (!d)
+        return -ENOMEM;
+    d->config = *config;
+    int r = modules_new(d, inherited, inherited_count, message, message_bytes);
+    if (r == 0 && (r = keepers_start(d)) < 0)
+        (void)snprintf(message, message_bytes, "keeper threads: %s", strerror(-r));
+    if (r == 0)
+        r = ipc_start(d->ipc, clock_now_ns(), message, message_bytes);
+    if (r < 0) {
+        daemon_free(d);
+        return r;
+    }
+    cpu_set_t cpus;
+    bool alone = sched_getaffinity(0, sizeof cpus, &cpus) == 0 && CPU_COUNT(&cpus) == 1 &&
+                 sysconf(_SC_NPROCESSORS_ONLN) == 1;
+    /* With one processor spinning only keeps the client from running. */
+    spin_init(&d->spin, alone ? 0 : (uint32_t)(config->spin_max_us * NS_PER_US));
+    *ret_daemon = d;
+    return 0;
+}
+
+void daemon_free(struct daemon *d)
+{
+    if (!d)
+        return;
+    bool keep = notify_fdstore_enabled();
+    if (d->ipc) {
+        ipc_stop_keepers(d->ipc);
+        for (uint32_t i = 0; i < d->keepers_count; i++)
+            (void)pthread_join(d->keepers[i], NULL); /* joinable and not joined before */
+    }
+    ipc_free(d->ipc, keep);
+    programs_free(d->programs);
+    sched_free(d->sched);
+    engine_close(d->engine);
+    free(d);
+}
+
+static uint32_t turn(struct daemon *d, uint64_t now_ns)
+{
+    uint32_t work = programs_poll(d->programs, now_ns);
+    work += ipc_poll(d->ipc, now_ns);
+    return work;
+}
+
+static void watchdog(struct daemon *d, uint64_t now_ns)
+{
+    uint64_t interval_ns = notify_watchdog_interval_ns();
+    if (interval_ns == 0 || now_ns < d->watchdog_ns)
+        return;
+    d->watchdog_ns = now_ns + interval_ns;
+    (void)notify_watchdog(); /* if there is no room, the next one counts */
+}
+
+/* Nothing to do: spins while that pays, then sleeps. Returns the time after it. */
+static uint64_t rest(struct daemon *d, uint64_t now_ns)
+{
+    uint64_t due_ns = programs_due_ns(d->programs);
+    if (d->idle_since_ns == 0) {
+        d->idle_since_ns = now_ns;
+        d->spin_ns = spin_begin(&d->spin);
+    }
+    if (now_ns - d->idle_since_ns < d->spin_ns || due_ns <= now_ns) {
+        shm_pause();
+        return clock_now_ns();
+    }
+    spin_end(&d->spin, false);
+    if (d->watchdog_ns && d->watchdog_ns < due_ns)
+        due_ns = d->watchdog_ns;
+    (void)ipc_sleep(d->ipc, now_ns, due_ns); /* not having slept is as good */
+    d->idle_since_ns = 0;
+    return clock_now_ns();
+}
+
+void daemon_run(struct daemon *d)
+{
+    (void)notify_ready(); /* without a service manager there is nobody to tell */
+    log_info("ready: %s", d->config.socket_path);
+    uint64_t now_ns = clock_now_ns();
+    for (;;) {
+        uint32_t work = turn(d, now_ns);
+        if (ipc_signals(d->ipc) & (1ull << SIGTERM | 1ull << SIGINT))
+            break;
+        watchdog(d, now_ns);
+        if (work == 0) {
+            now_ns = rest(d, now_ns);
+            continue;
+        }
+        if (d->idle_since_ns)
+            spin_end(&d->spin, true);
+        d->idle_since_ns = 0;
+        uint64_t after_ns = clock_now_ns();
+        ipc_turn_done(d->ipc, after_ns - now_ns);
+        now_ns = after_ns;
+    }
+    log_info("stopping");
+    (void)notify_stopping();
+}

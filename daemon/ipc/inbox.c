@@ -1,0 +1,321 @@
+/* daemon/ipc/inbox.c — submissions: copy, check, charge, hand to the programs.
+ *
+ * A record is copied out of the ring once (ring_rx_take) and a payload once (one pread); everything
+ * after that looks at the copies. The order of the stores to D2C is what lets a restarted daemon go
+ * on exactly (docs/ABI.md): entry, its state with release, then the lane's consumed position. */
+#include <string.h>
+#include <unistd.h>
+
+#include "daemon/base/assert.h"
+#include "daemon/ipc/state.h"
+
+struct intake { /* a submission on its way in */
+    const struct wire_submit *submit;
+    uint64_t submit_pos;
+    uint32_t lane_index;
+    uint32_t prompt_bytes;
+    uint64_t prompt_off;
+    const uint8_t *prompt;
+    struct wire_spec spec;
+};
+
+static void limits_of(const struct ipc *ipc, const struct peer *p, struct wire_limits *limits)
+{
+    *limits = (struct wire_limits){
+        .arena_bytes = p->geometry.c2d_arena_bytes,
+        .prompt_bytes_max = ipc->config.prompt_bytes,
+        .max_tokens_max = ipc->config.max_tokens,
+        .programs_count = p->geometry.programs_count,
+        .vocabulary_count = ipc->config.vocabulary_count,
+        .streams = DYNASOR_STREAM_TOKENS |
+                   ((p->features & WIRE_FEATURE_TEXT) ? (uint32_t)DYNASOR_STREAM_TEXT : 0),
+    };
+}
+
+static enum wire_verdict quota_fault(struct wire_fault *fault, enum dynasor_field field,
+                                     uint64_t max, uint64_t got)
+{
+    *fault = (struct wire_fault){
+        .status = DYNASOR_E_QUOTA, .field = (uint16_t)field, .lo = 0, .hi = max, .got = got};
+    return WIRE_REFUSE;
+}
+
+/* Charges the uid and finds room for the prompt; all or nothing. */
+static enum wire_verdict charge(struct ipc *ipc, struct peer *p, struct intake *in,
+                                struct wire_fault *fault)
+{
+    if (!quota_charge(ipc->quota, p->user, QUOTA_PROGRAMS, 1))
+        return quota_fault(fault, DYNASOR_FIELD_PROGRAMS_OF_UID,
+                           quota_max(ipc->quota, QUOTA_PROGRAMS),
+                           quota_used(p->user, QUOTA_PROGRAMS) + 1);
+    uint32_t bytes = in->submit->bytes;
+    in->prompt_off = ARENA_FULL;
+    if (quota_charge(ipc->quota, p->user, QUOTA_QUEUED_BYTES, bytes)) {
+        if (!(in->submit->flags & WIRE_SUBMIT_PAYLOAD))
+            return WIRE_OK;
+        in->prompt_off = arena_take(ipc->prompt_pool, bytes);
+        if (in->prompt_off != ARENA_FULL)
+            return WIRE_OK;
+        quota_give(ipc->quota, p->user, QUOTA_QUEUED_BYTES, bytes);
+        (void)quota_fault(fault, DYNASOR_FIELD_PROMPTS_TOTAL_BYTES, ipc->config.prompt_pool_bytes,
+                          arena_taken_bytes(ipc->prompt_pool) + bytes);
+        fault->status = DYNASOR_E_LIMIT;
+    } else {
+        (void)quota_fault(fault, DYNASOR_FIELD_QUEUED_BYTES_OF_UID,
+                          quota_max(ipc->quota, QUOTA_QUEUED_BYTES),
+                          quota_used(p->user, QUOTA_QUEUED_BYTES) + bytes);
+    }
+    quota_give(ipc->quota, p->user, QUOTA_PROGRAMS, 1);
+    return WIRE_REFUSE;
+}
+
+static void uncharge(struct ipc *ipc, struct peer *p, const struct intake *in)
+{
+    if (in->prompt_off != ARENA_FULL)
+        arena_give(ipc->prompt_pool, in->prompt_off);
+    quota_give(ipc->quota, p->user, QUOTA_QUEUED_BYTES, in->submit->bytes);
+    quota_give(ipc->quota, p->user, QUOTA_PROGRAMS, 1);
+}
+
+/* The prompt into private memory: inline it is there already, a payload is read with one pread,
+ * which cannot fault and charges us no page of the client's. */
+static enum wire_verdict fetch(struct ipc *ipc, struct peer *p, struct intake *in,
+                               const struct wire_limits *limits, struct wire_fault *fault)
+{
+    const struct wire_submit *submit = in->submit;
+    if (!(submit->flags & WIRE_SUBMIT_PAYLOAD)) {
+        in->prompt = submit->u.prompt;
+        in->prompt_bytes = submit->bytes;
+        return wire_check_prompt(submit, in->prompt, in->prompt_bytes, limits, fault);
+    }
+    uint8_t *payload = ipc->prompts + in->prompt_off;
+    ssize_t n = pread(p->c2d_fd, payload, submit->bytes,
+                      (off_t)(p->geometry.c2d_arena_off + submit->u.payload.offset));
+    counter_add(ipc->counters, COUNTER_payload_reads, 1);
+    if (n !=
+        (ssize_t)submit->bytes) { /* the range was checked, the file is sealed: out of memory */
+        *fault = (struct wire_fault){.status = DYNASOR_E_SYSTEM,
+                                     .field = DYNASOR_FIELD_PAYLOAD_OFFSET,
+                                     .hi = limits->arena_bytes,
+                                     .got = submit->u.payload.offset};
+        return WIRE_REFUSE;
+    }
+    uint32_t prompt_at;
+    enum wire_verdict verdict =
+        wire_check_payload(submit, payload, limits, &in->spec, &prompt_at, fault);
+    if (verdict != WIRE_OK)
+        return verdict;
+    in->prompt = payload + prompt_at;
+    in->prompt_bytes = submit->bytes - prompt_at;
+    return wire_check_prompt(submit, in->prompt, in->prompt_bytes, limits, fault);
+}
+
+static bool start(struct ipc *ipc, struct peer *p, const struct intake *in)
+{
+    const struct wire_submit *submit = in->submit;
+    uint32_t handle = program_submit(
+        ipc->programs, &(struct program_spec){
+                           .seed = submit->seed,
+                           .algorithm = submit->algorithm,
+                           .streams = submit->streams,
+                           .max_tokens = submit->max_tokens,
+                           .prompt_bytes = in->prompt_bytes,
+                           .prompt_is_tokens = submit->flags & WIRE_SUBMIT_PROMPT_TOKENS,
+                           .resume_tokens = in->spec.resume_tokens,
+                           .resume_text_bytes = in->spec.resume_text_bytes,
+                       });
+    if (handle == PROGRAM_NONE)
+        return false;
+    ipc->jobs[handle] = (struct job){.program_id = submit->program_id,
+                                     .submit_pos = in->submit_pos,
+                                     .prompt_off = in->prompt_off,
+                                     .prompt_bytes = submit->bytes,
+                                     .slot = p->slot,
+                                     .index = submit->index,
+                                     .lane = (uint8_t)in->lane_index,
+                                     .blocked_next = PROGRAM_NONE};
+    *ipc_handle(ipc, p, submit->index) = handle;
+    p->lanes[in->lane_index].open_count++;
+    return true;
+}
+
+static enum wire_verdict intake_run(struct ipc *ipc, struct peer *p, struct intake *in,
+                                    struct wire_fault *fault)
+{
+    struct wire_limits limits;
+    limits_of(ipc, p, &limits);
+    enum wire_verdict verdict =
+        wire_check_record((const union wire_record *)in->submit, &limits, fault);
+    if (verdict != WIRE_OK)
+        return verdict;
+    if (*ipc_handle(ipc, p, in->submit->index) != PROGRAM_NONE) {
+        *fault = (struct wire_fault){.status = DYNASOR_E_PROTOCOL,
+                                     .field = DYNASOR_FIELD_RECORD_INDEX,
+                                     .hi = p->geometry.programs_count - 1,
+                                     .got = in->submit->index};
+        return WIRE_VIOLATION;
+    }
+    verdict = charge(ipc, p, in, fault);
+    if (verdict != WIRE_OK)
+        return verdict;
+    verdict = fetch(ipc, p, in, &limits, fault);
+    if (verdict == WIRE_OK && !start(ipc, p, in)) {
+        *fault = (struct wire_fault){.status = DYNASOR_E_LIMIT,
+                                     .field = DYNASOR_FIELD_PROGRAMS,
+                                     .hi = ipc->config.programs_max,
+                                     .got = (uint64_t)ipc->config.programs_max + 1};
+        verdict = WIRE_REFUSE;
+    }
+    if (verdict != WIRE_OK)
+        uncharge(ipc, p, in);
+    return verdict;
+}
+
+static void entry_write(struct peer *p, const struct intake *in)
+{
+    struct region_program *entry = region_program(p->d2c, &p->geometry, in->submit->index);
+    entry->program_id = in->submit->program_id;
+    entry->submit_pos = in->submit_pos;
+    entry->status = 0;
+    entry->lane = in->lane_index;
+    entry->restarts_count = 0;
+    entry->tokens_count = 0;
+    entry->tokens_sent_count = in->spec.resume_tokens;
+    entry->text_sent_bytes = in->spec.resume_text_bytes;
+    entry->end_sent = 0;
+    memcpy(entry->submit_word, in->submit, sizeof entry->submit_word);
+    /* ORDER(program_state) publish: the entry is complete; the program is accepted. */
+    shm_store_release_u32(&entry->state, DYNASOR_STATE_QUEUED);
+}
+
+/* False: the peer is gone. */
+static bool take_submit(struct ipc *ipc, struct peer *p, uint32_t lane_index,
+                        const union wire_record *record, uint64_t pos)
+{
+    struct intake in = {.submit = &record->submit, .submit_pos = pos, .lane_index = lane_index};
+    struct wire_fault fault;
+    switch (intake_run(ipc, p, &in, &fault)) {
+    case WIRE_OK:
+        entry_write(p, &in);
+        counter_add(ipc->counters, COUNTER_programs_accepted, 1);
+        row_add(&ipc->rows[p->slot].programs_accepted, 1);
+        return true;
+    case WIRE_REFUSE:
+        counter_add(ipc->counters, COUNTER_programs_refused, 1);
+        outbox_refuse(ipc, p, lane_index, &record->submit, pos, &fault);
+        return true;
+    default:
+        peer_violation(ipc, p, &fault);
+        return false;
+    }
+}
+
+/* The entry's program if it is the one that the record names and has not been released. */
+static uint32_t named_handle(struct ipc *ipc, struct peer *p, const struct wire_cancel *record)
+{
+    uint32_t handle = *ipc_handle(ipc, p, record->index);
+    if (handle == PROGRAM_NONE)
+        return PROGRAM_NONE;
+    const struct region_program *entry = region_program(p->d2c, &p->geometry, record->index);
+    return entry->program_id == record->program_id ? handle : PROGRAM_NONE;
+}
+
+static bool take_other(struct ipc *ipc, struct peer *p, const union wire_record *record)
+{
+    struct wire_limits limits;
+    struct wire_fault fault;
+    limits_of(ipc, p, &limits);
+    if (wire_check_record(record, &limits, &fault) != WIRE_OK) {
+        peer_violation(ipc, p, &fault);
+        return false;
+    }
+    uint32_t handle = named_handle(ipc, p, &record->cancel);
+    if (handle == PROGRAM_NONE)
+        return true;
+    if (record->op == WIRE_OP_CANCEL && handle != HANDLE_ENDED)
+        program_end(ipc->programs, handle, DYNASOR_STATE_CANCELLED, DYNASOR_E_CANCELLED);
+    if (record->op == WIRE_OP_RELEASE && handle == HANDLE_ENDED) {
+        struct region_program *entry = region_program(p->d2c, &p->geometry, record->release.index);
+        *ipc_handle(ipc, p, record->release.index) = PROGRAM_NONE;
+        shm_store_release_u32(&entry->state, DYNASOR_STATE_FREE);
+    }
+    return true;
+}
+
+/* Whether the record at the ring's position was acted upon by the daemon before us, which died
+ * before it could store the consumed position (docs/ABI.md, rules 2 and 3). */
+static bool done_before(struct peer *p, uint32_t lane_index, const union wire_record *record,
+                        uint64_t pos)
+{
+    if (record->op != WIRE_OP_SUBMIT || record->submit.index >= p->geometry.programs_count)
+        return false;
+    const struct region_program *entry = region_program(p->d2c, &p->geometry, record->submit.index);
+    return entry->state != DYNASOR_STATE_FREE && entry->lane == lane_index &&
+           entry->submit_pos == pos && entry->program_id == record->submit.program_id;
+}
+
+uint32_t inbox_drain(struct ipc *ipc, struct peer *p, uint32_t lane_index)
+{
+    struct lane *l = &p->lanes[lane_index];
+    uint32_t taken = 0;
+    while (taken < PEER_RECORDS_MAX) {
+        enum ring_peek peek = ring_rx_peek(&l->rx);
+        if (peek == RING_EMPTY)
+            break;
+        if (peek == RING_BAD) {
+            struct wire_fault fault = {.status = DYNASOR_E_PROTOCOL,
+                                       .field = DYNASOR_FIELD_RECORD_SEQUENCE,
+                                       .lo = l->rx.pos + 1,
+                                       .hi = l->rx.pos + 1};
+            peer_violation(ipc, p, &fault);
+            return taken + 1;
+        }
+        /* Its answer must have a slot before it is taken. */
+        l->stalled = !lane_credit(ipc, p, l, 1);
+        if (l->stalled || p->state != PEER_ATTACHED)
+            break;
+        union wire_record record;
+        uint64_t pos = l->rx.pos;
+        ring_rx_take(&l->rx, record.word);
+        taken++;
+        bool alive = true;
+        if (record.op != WIRE_OP_SUBMIT)
+            alive = take_other(ipc, p, &record);
+        else if (!done_before(p, lane_index, &record, pos))
+            alive = take_submit(ipc, p, lane_index, &record, pos);
+        if (!alive)
+            return taken;
+        ring_rx_publish(&l->rx, &l->d2c->consumed);
+    }
+    if (taken) {
+        l->active_ns = ipc->now_ns;
+        counter_add(ipc->counters, COUNTER_records_taken, taken);
+    }
+    return taken;
+}
+
+uint16_t inbox_rerun(struct ipc *ipc, struct peer *p, uint32_t index)
+{
+    struct region_program *entry = region_program(p->d2c, &p->geometry, index);
+    union wire_record record;
+    memcpy(record.word, entry->submit_word, sizeof record.word);
+    struct intake in = {
+        .submit = &record.submit, .submit_pos = entry->submit_pos, .lane_index = entry->lane};
+    if (record.op != WIRE_OP_SUBMIT || record.submit.index != index ||
+        entry->lane >= p->geometry.lanes_count)
+        return DYNASOR_E_INVALID;
+    struct wire_limits limits;
+    struct wire_fault fault;
+    limits_of(ipc, p, &limits);
+    if (wire_check_record(&record, &limits, &fault) != WIRE_OK ||
+        charge(ipc, p, &in, &fault) != WIRE_OK)
+        return fault.status;
+    enum wire_verdict verdict = fetch(ipc, p, &in, &limits, &fault);
+    /* What was sent is not sent again: the entry knows better than the spec. */
+    in.spec.resume_tokens = entry->tokens_sent_count;
+    in.spec.resume_text_bytes = entry->text_sent_bytes;
+    if (verdict == WIRE_OK && start(ipc, p, &in))
+        return 0;
+    uncharge(ipc, p, &in);
+    return verdict == WIRE_OK ? DYNASOR_E_LIMIT : fault.status;
+}

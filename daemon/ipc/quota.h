@@ -1,0 +1,44 @@
+/* daemon/ipc/quota.h — what one uid may make the daemon hold.
+ *
+ * Everything a client makes the daemon keep is charged to the uid it had at connect, and given back
+ * by the same amount when it goes; the sums are exact and cannot overflow. A uid's row lives as long
+ * as somebody refers to it, so there are never more rows than clients.
+ *
+ * Thread: control. Memory: fixed at quota_new(). Time: O(1).
+ * Invariant: used <= max for each kind; a row without references has used 0 everywhere. */
+#pragma once
+#include <stdbool.h>
+#include <stdint.h>
+
+enum quota_kind {
+    QUOTA_CONNECTIONS = 0,
+    QUOTA_REGION_BYTES = 1,
+    QUOTA_PROGRAMS = 2,
+    QUOTA_QUEUED_BYTES = 3,
+    QUOTA_KINDS = 4,
+};
+
+struct quota;
+struct quota_user;
+
+/* max[kind]: the limit of each uid. users_max: uids referred to at once. */
+int quota_new(uint32_t users_max, const uint64_t max[QUOTA_KINDS], struct quota **ret_quota);
+void quota_free(struct quota *quota);
+
+/* The row of uid, with one more reference; NULL only when users_max uids are referred to. */
+struct quota_user *quota_ref(struct quota *quota, uint32_t uid);
+/* Asserts, with the last reference, that everything was given back. */
+void quota_unref(struct quota *quota, struct quota_user *user);
+
+/* Charges all of amount, or nothing and returns false. */
+bool quota_charge(struct quota *quota, struct quota_user *user, enum quota_kind kind,
+                  uint64_t amount);
+/* Asserts that so much was charged. */
+void quota_give(struct quota *quota, struct quota_user *user, enum quota_kind kind,
+                uint64_t amount);
+
+uint64_t quota_used(const struct quota_user *user, enum quota_kind kind);
+uint64_t quota_max(const struct quota *quota, enum quota_kind kind);
+/* Sum over all uids. */
+uint64_t quota_total(const struct quota *quota, enum quota_kind kind);
+uint32_t quota_users_count(const struct quota *quota);
