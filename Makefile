@@ -232,8 +232,16 @@ $(B)/bin/bench-ipc: $(call obj,$(BENCH_SRC)) $(INTERNAL)
 	$(link)
 	$(Q)$(ld) $^ -lck $(LIBS)
 
+# The daemon that hostile clients meet, and the one with a double fetch that they must break.
+.PHONY: hardened
+hardened:
+ifeq ($(SAN),)
+	@$(MAKE) SAN=asan BUILD=$(B) $(B)/asan/bin/dynasord
+	@$(MAKE) SAN=asan BUILD=$(B)/mutant CFLAGS=-DDYN_MUTANT_DOUBLE_FETCH $(B)/mutant/asan/bin/dynasord
+endif
+
 .PHONY: tests run check check-asan check-tsan check-gpu e2e kill-campaign hostile-campaign models
-tests: all $(TESTS) $(if $(filter fuzz,$(SAN)),,$(REPLAY)) $(BENCH) ## build the test programs, run none
+tests: all hardened $(TESTS) $(if $(filter fuzz,$(SAN)),,$(REPLAY)) $(BENCH) ## build the test programs, run none
 
 run: all ## start the daemon with its simulated engine and stream one program's events
 	@tests/e2e/run-demo.sh

@@ -18,7 +18,9 @@
 #include "daemon/base/notify.h"
 #include "daemon/ipc/state.h"
 
-#define RESTARTS_MAX 2u /* a program that was running in more crashes is not tried again */
+/* A program that was running in more crashes, without getting further in between, is not tried
+ * again. */
+#define RESTARTS_MAX 2u
 
 struct stored { /* descriptors of one slot: s, c, d, e */
     int fd[4];
@@ -101,6 +103,8 @@ static void lane_redo(struct peer *p, struct lane *l)
                 shm_store_u32(&entry->end_sent, 1);
         }
         l->tx.pos++;
+        if (l->tx.limit < l->tx.pos) /* it was written, so there was credit for it */
+            l->tx.limit = l->tx.pos;
         shm_store_release_u64(&l->d2c->next, l->tx.pos);
     }
     if (l->tx.pos == 0)
@@ -190,7 +194,9 @@ static int client_adopt(struct ipc *ipc, uint32_t slot, const struct stored *st)
     ipc->descriptors_count += 3;
     p->stored = true;
     struct wire_fault fault;
-    r = peer_charge(ipc, p, &fault);
+    r = peer_charge_connection(ipc, p, &fault);
+    if (r == 0)
+        r = peer_charge_region(ipc, p, &fault);
     if (r == 0)
         r = peer_attach(ipc, p, st->fd[2], NULL);
     (void)close(st->fd[2]); /* mapped; the fd store has its own copy */

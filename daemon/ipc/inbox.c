@@ -139,6 +139,20 @@ static bool start(struct ipc *ipc, struct peer *p, const struct intake *in)
     return true;
 }
 
+#ifdef DYN_MUTANT_DOUBLE_FETCH
+/* The bug that this file is built to avoid, for tests/ipc/test_mutant.c: what was checked is read
+ * again from where the client can change it. */
+static void mutant_fetch_again(struct peer *p, struct intake *in)
+{
+    static union wire_record again;
+    const struct lane *l = &p->lanes[in->lane_index];
+    const struct ring_slot *slot = &l->rx.slots[in->submit_pos & l->rx.mask];
+    for (int i = 0; i < RING_WORDS; i++)
+        again.word[i] = shm_load_u64(&slot->word[i]);
+    in->submit = &again.submit;
+}
+#endif
+
 static enum wire_verdict intake_run(struct ipc *ipc, struct peer *p, struct intake *in,
                                     struct wire_fault *fault)
 {
@@ -148,6 +162,9 @@ static enum wire_verdict intake_run(struct ipc *ipc, struct peer *p, struct inta
         wire_check_record((const union wire_record *)in->submit, &limits, fault);
     if (verdict != WIRE_OK)
         return verdict;
+#ifdef DYN_MUTANT_DOUBLE_FETCH
+    mutant_fetch_again(p, in);
+#endif
     if (*ipc_handle(ipc, p, in->submit->index) != PROGRAM_NONE) {
         *fault = (struct wire_fault){.status = DYNASOR_E_PROTOCOL,
                                      .field = DYNASOR_FIELD_RECORD_INDEX,

@@ -176,10 +176,17 @@ static void accept_one(struct ipc *ipc, int fd)
             peer_untake(ipc, p);
         return;
     }
-    p->socket_fd = fd;
-    ipc->descriptors_count++;
     p->uid = (uint32_t)cred.uid;
     p->pid = (uint32_t)cred.pid;
+    struct wire_fault fault;
+    if (peer_charge_connection(ipc, p, &fault) < 0) {
+        refuse(ipc, fd, &fault);
+        (void)close(fd);
+        peer_untake(ipc, p);
+        return;
+    }
+    p->socket_fd = fd;
+    ipc->descriptors_count++;
     p->state = PEER_HELLO;
     TAILQ_INSERT_TAIL(&ipc->hello, p, link);
     peer_watch(ipc, p);
@@ -268,7 +275,7 @@ static void hello_accept(struct ipc *ipc, struct peer *p, const struct wire_hell
     struct wire_fault fault;
     region_geometry_init(&p->geometry, hello->lanes_count, hello->arena_bytes);
     p->features = hello->features_wanted & WIRE_FEATURES_KNOWN;
-    if (peer_charge(ipc, p, &fault) < 0) {
+    if (peer_charge_region(ipc, p, &fault) < 0) {
         refuse(ipc, p->socket_fd, &fault);
         peer_close(ipc, p, NULL);
         return;

@@ -178,6 +178,7 @@ static void send_tokens(struct ipc *ipc, struct peer *p, const struct job *job,
     row_add(&ipc->rows[p->slot].tokens_sent, taken - view->tokens_taken);
     publish(ipc, p, job->lane, &event);
     shm_store_u32(&entry->tokens_sent_count, taken);
+    entry->restarts_count = 0; /* it got further than before */
     accounted(&p->lanes[job->lane]);
     program_consume(ipc->programs, handle, taken, view->text_bytes_taken);
 }
@@ -193,6 +194,7 @@ static bool send_text(struct ipc *ipc, struct peer *p, const struct job *job,
     uint64_t taken = view->text_bytes_taken + count;
     publish(ipc, p, job->lane, &event);
     shm_store_u64(&entry->text_sent_bytes, taken);
+    entry->restarts_count = 0;
     accounted(&p->lanes[job->lane]);
     program_consume(ipc->programs, handle, view->tokens_taken, taken);
     return true;

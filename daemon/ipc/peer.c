@@ -87,26 +87,28 @@ static int over_quota(struct wire_fault *fault, enum dynasor_field field, uint64
     return -EDQUOT;
 }
 
-int peer_charge(struct ipc *ipc, struct peer *p, struct wire_fault *fault)
+int peer_charge_connection(struct ipc *ipc, struct peer *p, struct wire_fault *fault)
 {
     struct quota *q = ipc->quota;
-    uint64_t bytes = p->geometry.c2d_bytes + p->geometry.d2c_bytes;
     struct quota_user *user = quota_ref(q, p->uid);
-    ASSERT(user); /* one row a client */
-    int r = 0;
+    ASSERT(user); /* there are as many rows as clients */
     if (!quota_charge(q, user, QUOTA_CONNECTIONS, 1)) {
-        r = over_quota(fault, DYNASOR_FIELD_CONNECTIONS_OF_UID, quota_max(q, QUOTA_CONNECTIONS),
-                       quota_used(user, QUOTA_CONNECTIONS) + 1);
-    } else if (!quota_charge(q, user, QUOTA_REGION_BYTES, bytes)) {
-        quota_give(q, user, QUOTA_CONNECTIONS, 1);
-        r = over_quota(fault, DYNASOR_FIELD_REGION_BYTES_OF_UID, quota_max(q, QUOTA_REGION_BYTES),
-                       quota_used(user, QUOTA_REGION_BYTES) + bytes);
-    }
-    if (r < 0) {
+        uint64_t got = quota_used(user, QUOTA_CONNECTIONS) + 1;
         quota_unref(q, user);
-        return r;
+        return over_quota(fault, DYNASOR_FIELD_CONNECTIONS_OF_UID, quota_max(q, QUOTA_CONNECTIONS),
+                          got);
     }
     p->user = user;
+    return 0;
+}
+
+int peer_charge_region(struct ipc *ipc, struct peer *p, struct wire_fault *fault)
+{
+    uint64_t bytes = p->geometry.c2d_bytes + p->geometry.d2c_bytes;
+    if (!quota_charge(ipc->quota, p->user, QUOTA_REGION_BYTES, bytes))
+        return over_quota(fault, DYNASOR_FIELD_REGION_BYTES_OF_UID,
+                          quota_max(ipc->quota, QUOTA_REGION_BYTES),
+                          quota_used(p->user, QUOTA_REGION_BYTES) + bytes);
     p->region_bytes = bytes;
     return 0;
 }

@@ -90,8 +90,9 @@ struct ipc; /* state.h */
 struct peer *peer_take(struct ipc *ipc);                     /* NULL: at the limit */
 struct peer *peer_take_slot(struct ipc *ipc, uint32_t slot); /* NULL: taken, or at the limit */
 void peer_untake(struct ipc *ipc, struct peer *peer);        /* the slot is free again */
-/* Charges the session to its uid: 0, or -EDQUOT with the fault; all or nothing. */
-int peer_charge(struct ipc *ipc, struct peer *peer, struct wire_fault *fault);
+/* Charge the connection, then its regions, to the peer's uid: 0, or -EDQUOT with the fault. */
+int peer_charge_connection(struct ipc *ipc, struct peer *peer, struct wire_fault *fault);
+int peer_charge_region(struct ipc *ipc, struct peer *peer, struct wire_fault *fault);
 void peer_pidfd(struct ipc *ipc, struct peer *peer); /* opens pid_fd if the kernel can */
 void peer_close(struct ipc *ipc, struct peer *peer, const struct wire_fault *reason);
 /* Maps the regions and starts the lanes of a peer whose descriptors, geometry, uid and user are set.
