@@ -33,6 +33,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 #define DYNASOR_FOREVER UINT64_MAX
 
@@ -167,6 +168,7 @@ const char *dynasor_field_name(int field);
 /* Version of the library, "major.minor.patch". */
 const char *dynasor_version(void);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif
