@@ -65,6 +65,19 @@ enum wire_verdict wire_check_hello(const void *message, size_t message_bytes,
     return WIRE_OK;
 }
 
+/* Whether what follows the inline prompt is zero; r->bytes is in range. */
+static bool inline_tail_zero(const struct wire_submit *r)
+{
+    uint64_t word[WIRE_INLINE_BYTES / 8];
+    uint64_t any = 0;
+    memcpy(word, r->u.prompt, sizeof word);
+    for (uint32_t i = 0; i < WIRE_INLINE_BYTES / 8; i++) {
+        uint32_t used = r->bytes > 8 * i ? r->bytes - 8 * i : 0;
+        any |= used >= 8 ? 0 : word[i] >> (8 * used);
+    }
+    return any == 0;
+}
+
 static enum wire_verdict check_submit(const struct wire_submit *r, const struct wire_limits *limits,
                                       struct wire_fault *fault)
 {
@@ -75,7 +88,7 @@ static enum wire_verdict check_submit(const struct wire_submit *r, const struct 
     if (r->flags & ~WIRE_SUBMIT_FLAGS_KNOWN)
         return VIOLATION(RECORD_RESERVED, 0, WIRE_SUBMIT_FLAGS_KNOWN, r->flags);
     if (r->flags & WIRE_SUBMIT_PAYLOAD) {
-        if (!all_zero(r->u.payload.reserved, sizeof r->u.payload.reserved))
+        if ((r->u.payload.reserved[0] | r->u.payload.reserved[1]) != 0)
             return VIOLATION(RECORD_RESERVED, 0, 0, r->u.payload.reserved[0]);
         if (r->bytes < sizeof(struct wire_spec) || r->bytes > limits->arena_bytes)
             return VIOLATION(PROMPT_BYTES, sizeof(struct wire_spec), limits->arena_bytes, r->bytes);
@@ -87,7 +100,7 @@ static enum wire_verdict check_submit(const struct wire_submit *r, const struct 
     } else {
         if (r->bytes > WIRE_INLINE_BYTES)
             return VIOLATION(PROMPT_BYTES, 1, WIRE_INLINE_BYTES, r->bytes);
-        if (!all_zero(r->u.prompt + r->bytes, WIRE_INLINE_BYTES - r->bytes))
+        if (!inline_tail_zero(r))
             return VIOLATION(RECORD_RESERVED, 0, 0, 1);
     }
     if (r->algorithm >= DYNASOR_ALGORITHM_COUNT)
@@ -112,8 +125,9 @@ enum wire_verdict wire_check_record(const union wire_record *record,
     case WIRE_OP_RELEASE:
         if (c->index >= limits->programs_count)
             return VIOLATION(RECORD_INDEX, 0, limits->programs_count - 1, c->index);
-        if (!all_zero(c->reserved0, sizeof c->reserved0) ||
-            !all_zero(c->reserved1, sizeof c->reserved1))
+        if ((c->reserved0[0] | c->reserved0[1] | c->reserved0[2]) != 0 ||
+            (c->reserved1[0] | c->reserved1[1] | c->reserved1[2] | c->reserved1[3] |
+             c->reserved1[4]) != 0)
             return VIOLATION(RECORD_RESERVED, 0, 0, 1);
         return WIRE_OK;
     default:
@@ -168,11 +182,12 @@ static uint32_t utf8_first_bad(const uint8_t *text, uint32_t bytes)
 {
     uint32_t at = 0;
     while (at < bytes) {
-        uint64_t eight;
-        if (bytes - at >= sizeof eight) { /* most prompts are ASCII: eight characters a step */
-            memcpy(&eight, text + at, sizeof eight);
-            if ((eight & 0x8080808080808080ull) == 0) {
-                at += (uint32_t)sizeof eight;
+        uint64_t w[8]; /* most prompts are ASCII: 64 characters a step */
+        if (bytes - at >= sizeof w) {
+            memcpy(w, text + at, sizeof w);
+            uint64_t any = w[0] | w[1] | w[2] | w[3] | w[4] | w[5] | w[6] | w[7];
+            if ((any & 0x8080808080808080ull) == 0) {
+                at += (uint32_t)sizeof w;
                 continue;
             }
         }

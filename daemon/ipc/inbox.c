@@ -134,7 +134,7 @@ static bool start(struct ipc *ipc, struct peer *p, const struct intake *in)
                                      .index = submit->index,
                                      .lane = (uint8_t)in->lane_index,
                                      .blocked_next = PROGRAM_NONE};
-    *ipc_handle(ipc, p, submit->index) = handle;
+    *ipc_handle(ipc, p, submit->index) = HANDLE_FIRST + handle;
     p->lanes[in->lane_index].open_count++;
     return true;
 }
@@ -165,7 +165,7 @@ static enum wire_verdict intake_run(struct ipc *ipc, struct peer *p, struct inta
 #ifdef DYN_MUTANT_DOUBLE_FETCH
     mutant_fetch_again(p, in);
 #endif
-    if (*ipc_handle(ipc, p, in->submit->index) != PROGRAM_NONE) {
+    if (*ipc_handle(ipc, p, in->submit->index) != HANDLE_FREE) {
         *fault = (struct wire_fault){.status = DYNASOR_E_PROTOCOL,
                                      .field = DYNASOR_FIELD_RECORD_INDEX,
                                      .hi = p->geometry.programs_count - 1,
@@ -231,10 +231,10 @@ static bool take_submit(struct ipc *ipc, struct peer *p, uint32_t lane_index,
 static uint32_t named_handle(struct ipc *ipc, struct peer *p, const struct wire_cancel *record)
 {
     uint32_t handle = *ipc_handle(ipc, p, record->index);
-    if (handle == PROGRAM_NONE)
-        return PROGRAM_NONE;
+    if (handle == HANDLE_FREE)
+        return HANDLE_FREE;
     const struct region_program *entry = region_program(p->d2c, &p->geometry, record->index);
-    return entry->program_id == record->program_id ? handle : PROGRAM_NONE;
+    return entry->program_id == record->program_id ? handle : HANDLE_FREE;
 }
 
 static bool take_other(struct ipc *ipc, struct peer *p, const union wire_record *record)
@@ -247,13 +247,14 @@ static bool take_other(struct ipc *ipc, struct peer *p, const union wire_record 
         return false;
     }
     uint32_t handle = named_handle(ipc, p, &record->cancel);
-    if (handle == PROGRAM_NONE)
+    if (handle == HANDLE_FREE)
         return true;
     if (record->op == WIRE_OP_CANCEL && handle != HANDLE_ENDED)
-        program_end(ipc->programs, handle, DYNASOR_STATE_CANCELLED, DYNASOR_E_CANCELLED);
+        program_end(ipc->programs, handle - HANDLE_FIRST, DYNASOR_STATE_CANCELLED,
+                    DYNASOR_E_CANCELLED);
     if (record->op == WIRE_OP_RELEASE && handle == HANDLE_ENDED) {
         struct region_program *entry = region_program(p->d2c, &p->geometry, record->release.index);
-        *ipc_handle(ipc, p, record->release.index) = PROGRAM_NONE;
+        *ipc_handle(ipc, p, record->release.index) = HANDLE_FREE;
         shm_store_release_u32(&entry->state, DYNASOR_STATE_FREE);
     }
     return true;

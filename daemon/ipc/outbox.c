@@ -286,7 +286,9 @@ uint32_t outbox_poll(struct ipc *ipc)
             }
             continue;
         }
-        if (p->lanes[job->lane].blocked_first != PROGRAM_NONE || deliver(ipc, p, handle) == BLOCKED)
+        bool waits = p->lanes[job->lane].blocked_first != PROGRAM_NONE &&
+                     !only_end_left(program_view(ipc->programs, handle));
+        if (waits || deliver(ipc, p, handle) == BLOCKED)
             block(ipc, p, handle);
     }
     return work;

@@ -203,8 +203,6 @@ int peer_attach(struct ipc *ipc, struct peer *p, int d2c_fd, const uint8_t *uuid
     /* ORDER(owner_generation) publish: the region is ours and its positions are right. */
     shm_store_release_u64(&owner->generation, ipc->generation);
     p->state = PEER_ATTACHED;
-    for (uint32_t i = 0; i < DYNASOR_PROGRAMS_MAX; i++)
-        *ipc_handle(ipc, p, i) = PROGRAM_NONE;
     peer_heat(ipc, p, (1u << p->geometry.lanes_count) - 1);
     return 0;
 }
@@ -252,11 +250,12 @@ static void programs_drop(struct ipc *ipc, struct peer *p)
 {
     for (uint32_t i = 0; i < DYNASOR_PROGRAMS_MAX; i++) {
         uint32_t *handle = ipc_handle(ipc, p, i);
-        if (*handle != PROGRAM_NONE && *handle != HANDLE_ENDED) {
+        if (*handle >= HANDLE_FIRST) {
             counter_add(ipc->counters, COUNTER_programs_cancelled, 1);
-            job_free(ipc, *handle);
+            job_free(ipc, *handle - HANDLE_FIRST);
         }
-        *handle = PROGRAM_NONE;
+        if (*handle != HANDLE_FREE) /* an unused page is not written to */
+            *handle = HANDLE_FREE;
     }
 }
 

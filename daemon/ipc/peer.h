@@ -21,7 +21,10 @@
 #define PEER_RECORDS_MAX 32u     /* taken from one lane in one turn */
 #define PROMPT_BLOCK_BYTES 1024u /* prompts are rounded up to a power of two of it */
 #define LANE_HOT_NS 1000000u     /* an idle lane leaves the poll set after this */
-#define HANDLE_ENDED 0xfffffffeu /* END sent, RELEASE outstanding */
+/* What an entry of a client's program table means to us; untouched memory says HANDLE_FREE. */
+#define HANDLE_FREE 0u
+#define HANDLE_ENDED 1u /* END sent, RELEASE outstanding */
+#define HANDLE_FIRST 2u /* + program handle */
 
 struct lane {
     struct ring_rx rx;
