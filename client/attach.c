@@ -111,7 +111,8 @@ static int open_socket(struct dynasor_client *c, struct reason *reason)
                                .lanes_count = c->channels_count,
                                .arena_bytes = c->arena_bytes};
     memcpy(hello.client_uuid, c->uuid, sizeof hello.client_uuid);
-    if (send(a->fd, &hello, sizeof hello, MSG_NOSIGNAL) != (ssize_t)sizeof hello)
+    /* EPIPE: refused before it was heard; the reason is there to be read. */
+    if (send(a->fd, &hello, sizeof hello, MSG_NOSIGNAL) != (ssize_t)sizeof hello && errno != EPIPE)
         return back_off(a);
     a->answer_until_ns = wait_now_ns() + ANSWER_MAX_NS;
     return 0;

@@ -38,8 +38,7 @@ int dynasor_arm(struct dynasor_lane *lane)
     if ((ch->mapping->features & WIRE_FEATURE_DESCRIPTOR) == 0)
         return reason_say(lane->reason, DYNASOR_E_UNSUPPORTED,
                           "this daemon does not wake descriptors");
-    ring_rx_publish(&ch->rx, &ch->c2d_lane->consumed);
-    ch->published = ch->rx.pos;
+    next_credit_all(ch);
     ch->described = true;
     wait_arm(ch, REGION_NEED_MESSAGE);
     if (ring_rx_peek(&ch->rx) != RING_EMPTY || ch->unsent_count || channel_troubled(c, ch)) {

@@ -127,6 +127,7 @@ static bool lead(struct dynasor_lane *lane, uint64_t deadline_ns)
 {
     struct channel *ch = lane->channel;
     ch->led = true;
+    next_credit_all(ch); /* here, where we may ring: wait_once() has nothing left to publish */
     pthread_mutex_unlock(&ch->mutex);
     bool idle = wait_once(lane->client, ch, deadline_ns);
     if (idle)

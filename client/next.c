@@ -35,6 +35,15 @@ void next_credit(struct channel *ch)
         channel_ring(ch);
 }
 
+void next_credit_all(struct channel *ch)
+{
+    if (ch->published == ch->rx.pos)
+        return;
+    ring_rx_publish(&ch->rx, &ch->c2d_lane->consumed);
+    ch->published = ch->rx.pos;
+    channel_ring(ch); /* fences; a daemon that waits for credit is told before we sleep */
+}
+
 /* What a part of a stream repeats of what was received before; all of it when nobody listens. */
 static int stream_skip(struct dynasor_client *c, struct channel *ch, const struct program *p,
                        const uint64_t received_position[2], uint32_t *ret_skip)

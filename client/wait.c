@@ -135,8 +135,7 @@ bool wait_once(struct dynasor_client *c, struct channel *ch, uint64_t deadline_n
         until = now + BACKOFF_MIN_NS; /* nobody wakes us for room in the submission ring */
     if (spin_first(c, ch, now, until))
         return false;
-    ring_rx_publish(&ch->rx, &ch->c2d_lane->consumed);
-    ch->published = ch->rx.pos;
+    next_credit_all(ch);
     struct wait_word words[2] = {{.word = &ch->d2c_lane->wake, .shared = 1},
                                  {.word = &ch->owner->word, .shared = 1}};
     words[0].value = shm_load_u32(words[0].word);
