@@ -80,7 +80,7 @@ void channel_end(struct dynasor_lane *lane);
 int next_take(struct dynasor_client *c, struct channel *ch, struct dynasor_event *event,
               struct program **ret_program);                 /* or NEXT_EMPTY */
 const struct ring_slot *next_slot(const struct channel *ch); /* of the event taken last */
-void next_credit(struct channel *ch); /* publishes what was taken, when it is a quarter ring */
+void next_credit(struct channel *ch);     /* publishes what was taken, when it is a quarter ring */
 void next_credit_all(struct channel *ch); /* all of it; the caller may push */
 void next_ended(struct reason *reason, struct program *p, const struct wire_event_end *end);
 void next_look(struct dynasor_client *c, struct channel *ch); /* at the socket, now and then */

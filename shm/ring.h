@@ -43,7 +43,9 @@ struct ring_rx { /* private to the consumer */
 enum ring_peek { RING_EMPTY = 0, RING_READY = 1, RING_BAD = 2 };
 
 /* slots: slots_count entries, a power of two, zero-filled when pos is 0. pos and consumed differ
- * from 0 only when a restarted daemon attaches to a ring that lived on. */
+ * from 0 only when a restarted daemon attaches to a ring that lived on. consumed is taken on trust:
+ * over a ring whose consumer is not trusted pass pos - slots_count, which leaves no room, and let
+ * ring_tx_credit() check the consumer's word. */
 static inline void ring_tx_init(struct ring_tx *tx, struct ring_slot *slots, uint32_t slots_count,
                                 uint64_t pos, uint64_t consumed)
 {

@@ -117,6 +117,26 @@ static void lane_redo(struct peer *p, struct lane *l)
     }
 }
 
+/* Rule 3: the SUBMIT at the consumed position may have been accepted already. Before anything runs:
+ * a RELEASE that another lane takes first would make it look new. */
+static void lane_skip(struct peer *p, uint32_t lane_index)
+{
+    struct lane *l = &p->lanes[lane_index];
+    if (ring_rx_peek(&l->rx) != RING_READY)
+        return;
+    struct ring_rx look = l->rx;
+    union wire_record record;
+    ring_rx_take(&look, record.word);
+    if (record.op != WIRE_OP_SUBMIT || record.submit.index >= p->geometry.programs_count)
+        return;
+    const struct region_program *entry = region_program(p->d2c, &p->geometry, record.submit.index);
+    if (entry->state == DYNASOR_STATE_FREE || entry->lane != lane_index ||
+        entry->submit_pos != l->rx.pos || entry->program_id != record.submit.program_id)
+        return;
+    l->rx = look;
+    ring_rx_publish(&l->rx, &l->d2c->consumed);
+}
+
 static void entry_fail(struct region_program *entry, uint16_t status)
 {
     entry->status = status;
@@ -207,6 +227,8 @@ static int client_adopt(struct ipc *ipc, uint32_t slot, const struct stored *st)
     peer_pidfd(ipc, p);
     for (uint32_t i = 0; i < p->geometry.lanes_count; i++)
         lane_redo(p, &p->lanes[i]);
+    for (uint32_t i = 0; i < p->geometry.lanes_count; i++)
+        lane_skip(p, i);
     programs_count(p);
     for (uint32_t i = 0; i < p->geometry.programs_count && p->state == PEER_ATTACHED; i++)
         program_adopt(ipc, p, i);

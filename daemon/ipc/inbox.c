@@ -136,6 +136,8 @@ static bool start(struct ipc *ipc, struct peer *p, const struct intake *in)
                                      .blocked_next = PROGRAM_NONE};
     *ipc_handle(ipc, p, submit->index) = HANDLE_FIRST + handle;
     p->lanes[in->lane_index].open_count++;
+    row_add(&ipc->rows[p->slot].programs_active, 1);
+    row_add(&ipc->rows[p->slot].queued_bytes, submit->bytes);
     return true;
 }
 
@@ -250,26 +252,13 @@ static bool take_other(struct ipc *ipc, struct peer *p, const union wire_record 
     if (handle == HANDLE_FREE)
         return true;
     if (record->op == WIRE_OP_CANCEL && handle != HANDLE_ENDED)
-        program_end(ipc->programs, handle - HANDLE_FIRST, DYNASOR_STATE_CANCELLED,
-                    DYNASOR_E_CANCELLED);
+        outbox_cancel(ipc, p, handle - HANDLE_FIRST);
     if (record->op == WIRE_OP_RELEASE && handle == HANDLE_ENDED) {
         struct region_program *entry = region_program(p->d2c, &p->geometry, record->release.index);
         *ipc_handle(ipc, p, record->release.index) = HANDLE_FREE;
         shm_store_release_u32(&entry->state, DYNASOR_STATE_FREE);
     }
     return true;
-}
-
-/* Whether the record at the ring's position was acted upon by the daemon before us, which died
- * before it could store the consumed position (docs/ABI.md, rules 2 and 3). */
-static bool done_before(struct peer *p, uint32_t lane_index, const union wire_record *record,
-                        uint64_t pos)
-{
-    if (record->op != WIRE_OP_SUBMIT || record->submit.index >= p->geometry.programs_count)
-        return false;
-    const struct region_program *entry = region_program(p->d2c, &p->geometry, record->submit.index);
-    return entry->state != DYNASOR_STATE_FREE && entry->lane == lane_index &&
-           entry->submit_pos == pos && entry->program_id == record->submit.program_id;
 }
 
 uint32_t inbox_drain(struct ipc *ipc, struct peer *p, uint32_t lane_index)
@@ -299,7 +288,7 @@ uint32_t inbox_drain(struct ipc *ipc, struct peer *p, uint32_t lane_index)
         bool alive = true;
         if (record.op != WIRE_OP_SUBMIT)
             alive = take_other(ipc, p, &record);
-        else if (!done_before(p, lane_index, &record, pos))
+        else
             alive = take_submit(ipc, p, lane_index, &record, pos);
         if (!alive)
             return taken;

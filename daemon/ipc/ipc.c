@@ -18,7 +18,7 @@
 #include "daemon/base/log.h"
 #include "daemon/ipc/state.h"
 
-#define FDS_RESERVED 64u  /* never given to clients: listeners, control, log, libraries */
+#define FDS_RESERVED 32u  /* never given to clients: a dozen of our own, 16 controls, a handshake */
 #define FDS_PER_CLIENT 4u /* socket, C2D, doorbell, pidfd */
 #define EVENTS_MAX 64u    /* reactor events of a turn */
 #define HOUSEKEEPING_NS (10 * NS_PER_MS)
@@ -229,8 +229,7 @@ void ipc_free(struct ipc *ipc, bool keep)
     region_unmap(ipc->counters, ipc->counters_bytes);
     if (ipc->counters_fd >= 0)
         (void)close(ipc->counters_fd);
-    if (!keep)
-        pools_free(ipc); /* kept sessions' owner words live in there until the process ends */
+    pools_free(ipc); /* kept sessions' owner words were marked when the keeper threads ended */
     free(ipc);
 }
 
@@ -370,9 +369,9 @@ static bool lane_cool(struct peer *p, struct lane *l)
     bell_raise(&l->d2c->need, &l->need_ticket);
     p->bells_asked++;
     bool waits_for_credit = l->stalled || l->blocked_first != PROGRAM_NONE;
-    if (!waits_for_credit)
-        return ring_rx_peek(&l->rx) == RING_EMPTY;
-    return shm_load_u64(&l->c2d->consumed) + l->tx.mask + 1 == l->tx.limit;
+    if (!l->stalled && ring_rx_peek(&l->rx) != RING_EMPTY)
+        return false;
+    return !waits_for_credit || shm_load_u64(&l->c2d->consumed) + l->tx.mask + 1 == l->tx.limit;
 }
 
 static void peer_cool(struct ipc *ipc, struct peer *p)

@@ -164,6 +164,17 @@ static void refuse_limit(struct ipc *ipc, int fd)
     refuse(ipc, fd, &fault);
 }
 
+/* Closes a connection that was refused before its hello was read. Unread bytes at close() would make
+ * the kernel report ECONNRESET to the client ahead of our reply, so nothing may arrive any more. */
+static void refused_close(int fd)
+{
+    char byte;
+    (void)shutdown(fd, SHUT_RDWR); /* gone already is as good */
+    while (recv(fd, &byte, sizeof byte, MSG_DONTWAIT) > 0)
+        continue;
+    (void)close(fd); /* the reply is on its way, or lost */
+}
+
 static void accept_one(struct ipc *ipc, int fd)
 {
     struct peer *p = peer_take(ipc);
@@ -171,7 +182,7 @@ static void accept_one(struct ipc *ipc, int fd)
     socklen_t cred_bytes = sizeof cred;
     if (!p || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &cred_bytes) != 0) {
         refuse_limit(ipc, fd);
-        (void)close(fd); /* the reply is on its way, or lost */
+        refused_close(fd);
         if (p)
             peer_untake(ipc, p);
         return;
@@ -181,7 +192,7 @@ static void accept_one(struct ipc *ipc, int fd)
     struct wire_fault fault;
     if (peer_charge_connection(ipc, p, &fault) < 0) {
         refuse(ipc, fd, &fault);
-        (void)close(fd);
+        refused_close(fd);
         peer_untake(ipc, p);
         return;
     }

@@ -98,7 +98,7 @@ void outbox_end(struct ipc *ipc, struct peer *p, uint32_t lane_index, uint32_t i
                                       .tokens_count = entry->tokens_count,
                                       .submit_pos = entry->submit_pos}};
     publish(ipc, p, lane_index, &event);
-    shm_store_u32(&entry->end_sent, 1);
+    shm_store_release_u32(&entry->end_sent, 1); /* behind the slot: see the head of this file */
     accounted(&p->lanes[lane_index]);
 }
 
@@ -111,6 +111,26 @@ void job_free(struct ipc *ipc, uint32_t handle)
         arena_give(ipc->prompt_pool, job->prompt_off);
     quota_give(ipc->quota, p->user, QUOTA_QUEUED_BYTES, job->prompt_bytes);
     quota_give(ipc->quota, p->user, QUOTA_PROGRAMS, 1);
+    row_add(&ipc->rows[p->slot].programs_active, UINT64_MAX); /* - 1 */
+    row_add(&ipc->rows[p->slot].queued_bytes, 0 - (uint64_t)job->prompt_bytes);
+}
+
+static void entry_settle(struct region_program *entry, const struct program_view *view)
+{
+    entry->status = view->status;
+    entry->tokens_count = view->tokens_count;
+    /* ORDER(program_state) publish: status and tokens_count are those of the end. */
+    shm_store_release_u32(&entry->state, view->state);
+}
+
+void outbox_cancel(struct ipc *ipc, struct peer *p, uint32_t handle)
+{
+    const struct program_view *view = program_view(ipc->programs, handle);
+    if (view->state >= DYNASOR_STATE_DONE)
+        return; /* it ended first */
+    program_end(ipc->programs, handle, DYNASOR_STATE_CANCELLED, DYNASOR_E_CANCELLED);
+    /* Before the record counts as consumed: a daemon that restarts in between must not run it. */
+    entry_settle(region_program(p->d2c, &p->geometry, ipc->jobs[handle].index), view);
 }
 
 static void job_end(struct ipc *ipc, struct peer *p, uint32_t handle,
@@ -123,10 +143,7 @@ static void job_end(struct ipc *ipc, struct peer *p, uint32_t handle,
                                       ? COUNTER_programs_cancelled
                                       : COUNTER_programs_failed;
     counter_add(ipc->counters, counter, 1);
-    entry->status = view->status;
-    entry->tokens_count = view->tokens_count;
-    /* ORDER(program_state) publish: status and tokens_count are those of the end. */
-    shm_store_release_u32(&entry->state, view->state);
+    entry_settle(entry, view);
     uint32_t lane_index = job->lane;
     uint32_t index = job->index;
     p->lanes[lane_index].open_count--;
@@ -177,8 +194,8 @@ static void send_tokens(struct ipc *ipc, struct peer *p, const struct job *job,
     counter_add(ipc->counters, COUNTER_tokens_sent, taken - view->tokens_taken);
     row_add(&ipc->rows[p->slot].tokens_sent, taken - view->tokens_taken);
     publish(ipc, p, job->lane, &event);
-    shm_store_u32(&entry->tokens_sent_count, taken);
-    entry->restarts_count = 0; /* it got further than before */
+    shm_store_release_u32(&entry->tokens_sent_count, taken); /* behind the slot */
+    entry->restarts_count = 0;                               /* it got further than before */
     accounted(&p->lanes[job->lane]);
     program_consume(ipc->programs, handle, taken, view->text_bytes_taken);
 }
@@ -193,7 +210,7 @@ static bool send_text(struct ipc *ipc, struct peer *p, const struct job *job,
         return false;
     uint64_t taken = view->text_bytes_taken + count;
     publish(ipc, p, job->lane, &event);
-    shm_store_u64(&entry->text_sent_bytes, taken);
+    shm_store_release_u64(&entry->text_sent_bytes, taken); /* behind the slot */
     entry->restarts_count = 0;
     accounted(&p->lanes[job->lane]);
     program_consume(ipc->programs, handle, view->tokens_taken, taken);

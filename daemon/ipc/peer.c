@@ -37,6 +37,7 @@ static struct peer *slot_open(struct ipc *ipc, struct peer *p)
     p->socket_fd = p->c2d_fd = p->bell_fd = p->pid_fd = -1;
     p->since_ns = ipc->now_ns;
     p->daemon_cpu = UINT32_MAX;
+    memset(&ipc->rows[slot], 0, sizeof ipc->rows[slot]);
     return p;
 }
 
@@ -70,8 +71,10 @@ void peer_untake(struct ipc *ipc, struct peer *p)
 
 struct peer *peer_take_slot(struct ipc *ipc, uint32_t slot)
 {
-    while (ipc->slots_fresh <= slot)
-        TAILQ_INSERT_TAIL(&ipc->free, slot_fresh(ipc), link);
+    while (ipc->slots_fresh <= slot) {
+        struct peer *fresh = slot_fresh(ipc); /* the macro evaluates its arguments many times */
+        TAILQ_INSERT_TAIL(&ipc->free, fresh, link);
+    }
     struct peer *p = ipc_peer(ipc, slot);
     if (p->state != PEER_FREE || ipc->clients_count >= ipc->clients_limit)
         return NULL;

@@ -109,6 +109,7 @@ bool lane_credit(struct ipc *ipc, struct peer *peer, struct lane *lane, uint32_t
 void outbox_refuse(struct ipc *ipc, struct peer *peer, uint32_t lane_index,
                    const struct wire_submit *submit, uint64_t submit_pos,
                    const struct wire_fault *fault);
+void outbox_cancel(struct ipc *ipc, struct peer *peer, uint32_t handle);
 /* Publishes END as the program's entry tells it. */
 void outbox_end(struct ipc *ipc, struct peer *peer, uint32_t lane_index, uint32_t index);
 uint32_t outbox_poll(struct ipc *ipc);
