@@ -295,7 +295,9 @@ static enum exit_status view_open(struct view *view, const char *path)
         .version = CONTROL_VERSION,
         .op = CONTROL_OP_STATUS,
     };
-    if (send(socket_fd, &request, sizeof(request), MSG_NOSIGNAL) != (ssize_t)sizeof(request)) {
+    ssize_t sent = send(socket_fd, &request, sizeof(request), MSG_NOSIGNAL);
+    /* A daemon that refused us has hung up already: receive_reply() explains that. */
+    if (sent != (ssize_t)sizeof(request) && errno != EPIPE && errno != ECONNRESET) {
         status = complain(EXIT_STATUS_REFUSED, "%s: send: %s", path, strerror(errno));
     } else {
         status = receive_reply(path, socket_fd, &view->reply, &page_fd);

@@ -164,6 +164,7 @@ static void state_init(struct ipc *ipc, const struct ipc_config *config, struct 
     TAILQ_INIT(&ipc->hot);
     TAILQ_INIT(&ipc->blocked);
     TAILQ_INIT(&ipc->leaving);
+    TAILQ_INIT(&ipc->storing);
 }
 
 int ipc_new(const struct ipc_config *config, struct programs *programs, struct ipc **ret_ipc,
@@ -445,6 +446,7 @@ static void housekeeping(struct ipc *ipc)
             break;
         }
     }
+    peer_store_retry(ipc);
     counters_publish(ipc);
 }
 
@@ -465,7 +467,8 @@ uint32_t ipc_poll(struct ipc *ipc, uint64_t now_ns)
 static uint64_t timer_due(const struct ipc *ipc, uint64_t until_ns)
 {
     bool timers = !TAILQ_EMPTY(&ipc->hello) || !TAILQ_EMPTY(&ipc->blocked) ||
-                  !TAILQ_EMPTY(&ipc->leaving) || ipc->accept_ready;
+                  !TAILQ_EMPTY(&ipc->leaving) || !TAILQ_EMPTY(&ipc->storing) ||
+                  ipc->accept_ready;
     uint64_t due_ns = ipc->now_ns + HOUSEKEEPING_NS;
     return timers && due_ns < until_ns ? due_ns : until_ns;
 }

@@ -12,6 +12,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "daemon/base/clock.h"
@@ -27,20 +28,32 @@ static int fail(char *message, size_t bytes, const char *what, const char *path,
     return r;
 }
 
-/* A socket file that nobody serves any more is removed; one that answers is not ours to take. */
-static int path_clear(const struct sockaddr_un *addr)
+static bool served(const struct sockaddr_un *addr)
 {
     int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
-        return -errno;
-    int r = connect(fd, (const struct sockaddr *)addr, sizeof *addr) == 0 || errno == EAGAIN
-                ? -EADDRINUSE
-                : 0;
+        return false;
+    bool answers =
+        connect(fd, (const struct sockaddr *)addr, sizeof *addr) == 0 || errno == EAGAIN;
     (void)close(fd); /* only asked whether somebody listens */
+    return answers;
+}
+
+/* A socket file that nobody serves any more is removed; one that answers is not ours to take. The
+ * io_uring of a daemon that was just killed keeps its listener alive for some milliseconds: that is
+ * waited for. */
+static int path_clear(const struct sockaddr_un *addr)
+{
+    struct timespec pause = {.tv_nsec = 10 * (long)NS_PER_MS};
+    for (int i = 0; served(addr); i++) {
+        if (i == 100)
+            return -EADDRINUSE;
+        (void)nanosleep(&pause, NULL); /* a shorter pause is as good */
+    }
     struct stat st;
-    if (r == 0 && lstat(addr->sun_path, &st) == 0 && S_ISSOCK(st.st_mode))
+    if (lstat(addr->sun_path, &st) == 0 && S_ISSOCK(st.st_mode))
         (void)unlink(addr->sun_path); /* if it stays, bind() says so */
-    return r;
+    return 0;
 }
 
 static int group_set(const char *path, const char *group)

@@ -1,6 +1,7 @@
 #include "daemon/ipc/state.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <linux/futex.h>
 #include <poll.h>
@@ -34,7 +35,7 @@ static struct peer *slot_open(struct ipc *ipc, struct peer *p)
     memset(p, 0, sizeof *p);
     p->slot = slot;
     p->generation = generation;
-    p->socket_fd = p->c2d_fd = p->bell_fd = p->pid_fd = -1;
+    p->socket_fd = p->c2d_fd = p->bell_fd = p->pid_fd = p->d2c_fd = -1;
     p->since_ns = ipc->now_ns;
     p->daemon_cpu = UINT32_MAX;
     memset(&ipc->rows[slot], 0, sizeof ipc->rows[slot]);
@@ -309,6 +310,8 @@ void peer_close(struct ipc *ipc, struct peer *p, const struct wire_fault *reason
         TAILQ_REMOVE(&ipc->hot, p, link);
     if (p->blocked)
         TAILQ_REMOVE(&ipc->blocked, p, blocked_link);
+    if (p->d2c_fd >= 0)
+        TAILQ_REMOVE(&ipc->storing, p, store_link);
     if (attached) {
         programs_drop(ipc, p);
         region_detach(ipc, p);
@@ -317,6 +320,7 @@ void peer_close(struct ipc *ipc, struct peer *p, const struct wire_fault *reason
     fd_close(ipc, &p->c2d_fd);
     fd_close(ipc, &p->bell_fd);
     fd_close(ipc, &p->pid_fd);
+    fd_close(ipc, &p->d2c_fd);
     if (p->user) {
         quota_give(ipc->quota, p->user, QUOTA_REGION_BYTES, p->region_bytes);
         quota_give(ipc->quota, p->user, QUOTA_CONNECTIONS, 1);
@@ -346,21 +350,51 @@ int peer_store_remove(uint32_t slot, int kind)
     return notify_fdstore_remove(name);
 }
 
-void peer_store(struct ipc *ipc, struct peer *p, int d2c_fd)
+/* False: the service manager is behind; the rest later. */
+static bool store_some(struct peer *p, int d2c_fd)
 {
-    (void)ipc;
-    if (!notify_fdstore_enabled())
-        return;
     const int fds[4] = {p->socket_fd, p->c2d_fd, d2c_fd, p->bell_fd};
     for (int kind = 0; kind < 4; kind++) {
         char name[16];
+        if (!(p->stores & (1 << kind)))
+            continue;
         store_name(p->slot, kind, name);
         int r = notify_fdstore(name, fds[kind]);
+        if (r == -EAGAIN)
+            return false;
         if (r != 0) { /* the client works, but will have to reconnect after a restart */
             log_warn("client %u is not kept over a restart: fd store: %s", p->slot, strerror(-r));
-            return;
+            p->stores = 0;
+            return true;
         }
+        p->stores = (uint8_t)(p->stores & ~(1 << kind));
         p->stored = true;
+    }
+    return true;
+}
+
+void peer_store(struct ipc *ipc, struct peer *p, int d2c_fd)
+{
+    if (!notify_fdstore_enabled())
+        return;
+    p->stores = 0xf;
+    if (store_some(p, d2c_fd))
+        return;
+    p->d2c_fd = fcntl(d2c_fd, F_DUPFD_CLOEXEC, 0);
+    if (p->d2c_fd < 0) {
+        log_warn("client %u is not kept over a restart: %s", p->slot, strerror(errno));
+        return;
+    }
+    ipc->descriptors_count++;
+    TAILQ_INSERT_TAIL(&ipc->storing, p, store_link);
+}
+
+void peer_store_retry(struct ipc *ipc)
+{
+    struct peer *p;
+    while ((p = TAILQ_FIRST(&ipc->storing)) && store_some(p, p->d2c_fd)) {
+        TAILQ_REMOVE(&ipc->storing, p, store_link);
+        fd_close(ipc, &p->d2c_fd);
     }
 }
 

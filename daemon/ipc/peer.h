@@ -48,6 +48,7 @@ struct peer {
     struct keeper_node keeper_node; /* first: its distance to the owner word is that of the pages */
     TAILQ_ENTRY(peer) link;         /* free, hello or hot, by state */
     TAILQ_ENTRY(peer) blocked_link; /* peers with a blocked lane */
+    TAILQ_ENTRY(peer) store_link;   /* peers that the fd store had no room for yet */
     struct quota_user *user;
     char *c2d;
     char *d2c;
@@ -64,9 +65,11 @@ struct peer {
     int32_t c2d_fd;
     int32_t bell_fd;
     int32_t pid_fd;
+    int32_t d2c_fd; /* only while the peer waits for the fd store; otherwise -1 */
     uint32_t daemon_cpu; /* as last published */
     uint16_t lanes_hot;  /* bit i: lane i is polled */
     uint8_t state;
+    uint8_t stores;   /* bit i: descriptor i is still to be given to the fd store */
     uint8_t removals; /* bit i: fd-store name i is still to be removed */
     bool hot;
     bool blocked;
@@ -106,6 +109,7 @@ void peer_watch_session(struct ipc *ipc, struct peer *peer); /* and, attached, b
 void peer_heat(struct ipc *ipc, struct peer *peer, uint32_t lanes_mask); /* into the poll set */
 void peer_violation(struct ipc *ipc, struct peer *peer, const struct wire_fault *fault);
 void peer_store(struct ipc *ipc, struct peer *peer, int d2c_fd); /* into the fd store */
+void peer_store_retry(struct ipc *ipc); /* those that it had no room for */
 int peer_store_remove(uint32_t slot, int kind);                  /* kind: s, c, d, e as 0 .. 3 */
 bool peer_leave(struct ipc *ipc, struct peer *peer);             /* out of it; false: try again */
 void peer_row_update(struct ipc *ipc, struct peer *peer);

@@ -36,6 +36,7 @@ struct ipc {
     struct peer_list hot;
     struct peer_list blocked;
     struct peer_list leaving; /* waiting to tell the fd store */
+    struct peer_list storing; /* waiting to be told to the fd store */
 
     uint32_t *handles; /* [clients_max][DYNASOR_PROGRAMS_MAX] program handles */
     struct job *jobs;  /* [programs_max] */

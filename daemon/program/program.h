@@ -65,7 +65,7 @@ void program_free(struct programs *programs, uint32_t handle);
 /* Runs the scheduler and takes its tokens in. Returns the work done. */
 uint32_t programs_poll(struct programs *programs, uint64_t now_ns);
 
-/* Next program with new output or a new state; each is named once until it has news again. */
+/* Next program with new output, or that has ended; each is named once until it has news again. */
 bool program_next(struct programs *programs, uint32_t *ret_handle);
 
 const struct program_view *program_view(const struct programs *programs, uint32_t handle);

@@ -1,0 +1,443 @@
+/* tests/unit/test_sched.c: which sequences run in which step, under virtual time and on the simulated
+ * engine: order, size, pause, removal at every moment, reuse of places, and when there is work. That
+ * this holds for any order of calls is shown by tests/fuzz/fuzz_sched.c. */
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/resource.h>
+#include <cmocka.h>
+
+#include "daemon/sched/sched.h"
+#include "tests/lib/check.h"
+
+#define STEP_NS 1000u
+#define PREFILL_NS 10u
+#define RESULTS_MAX 16u
+
+struct rig {
+    struct engine *engine;
+    struct sched *sched;
+    uint64_t now_ns;
+    struct sched_result got[RESULTS_MAX];
+};
+
+static void rig_open(struct rig *r, uint32_t seqs_max, uint32_t rows_max)
+{
+    *r = (struct rig){.now_ns = 1};
+    assert_int_equal(engine_open(&(struct engine_config){.step_ns = STEP_NS,
+                                                         .prefill_ns_per_token = PREFILL_NS,
+                                                         .rows_max = rows_max},
+                                 &r->engine),
+                     0);
+    assert_int_equal(sched_new(&(struct sched_config){.seqs_max = seqs_max, .rows_max = rows_max},
+                               r->engine, &r->sched),
+                     0);
+}
+
+static void rig_close(struct rig *r)
+{
+    sched_free(r->sched);
+    engine_close(r->engine);
+}
+
+static uint32_t add(struct rig *r, uint32_t user)
+{
+    return sched_add(r->sched, &(struct sched_seq_args){.seed = user, .user = user});
+}
+
+static uint32_t drain(struct rig *r)
+{
+    uint32_t count = 0;
+    struct sched_result result;
+    while (sched_next(r->sched, &result)) {
+        assert_true(count < RESULTS_MAX);
+        r->got[count++] = result;
+    }
+    return count;
+}
+
+/* Posts a step if none is in flight. */
+static void post(struct rig *r)
+{
+    (void)sched_poll(r->sched, r->now_ns);
+    assert_int_equal(drain(r), 0); /* it takes time */
+}
+
+/* Ends the step in flight; returns its results, now in got. */
+static uint32_t collect(struct rig *r)
+{
+    uint64_t due_ns = sched_due_ns(r->sched);
+    assert_true(due_ns > r->now_ns && due_ns < UINT64_MAX);
+    r->now_ns = due_ns;
+    (void)sched_poll(r->sched, r->now_ns);
+    return drain(r);
+}
+
+static uint32_t step(struct rig *r)
+{
+    post(r);
+    return collect(r);
+}
+
+static void expect(const struct rig *r, uint32_t i, uint32_t user, uint32_t position)
+{
+    assert_int_equal(r->got[i].user, user);
+    assert_int_equal(r->got[i].position, position);
+}
+
+static void sched_without_sequences_is_idle(void **state)
+{
+    struct rig r;
+    (void)state;
+    rig_open(&r, 4, 4);
+    assert_int_equal(sched_due_ns(r.sched), UINT64_MAX);
+    assert_int_equal(sched_poll(r.sched, r.now_ns), 0);
+    assert_int_equal(sched_steps_count(r.sched), 0);
+    assert_int_equal(drain(&r), 0);
+    rig_close(&r);
+    sched_free(NULL);
+}
+
+static void sched_results_come_in_order_of_arrival_with_positions_from_zero(void **state)
+{
+    struct rig r;
+    (void)state;
+    rig_open(&r, 8, 8);
+    for (uint32_t user = 0; user < 5; user++)
+        (void)add(&r, user);
+    for (uint32_t position = 0; position < 20; position++) {
+        assert_int_equal(step(&r), 5);
+        for (uint32_t user = 0; user < 5; user++)
+            expect(&r, user, user, position);
+    }
+    assert_int_equal(sched_steps_count(r.sched), 20);
+    rig_close(&r);
+}
+
+static void sched_takes_rows_max_first_comers_and_the_next_when_they_go(void **state)
+{
+    struct rig r;
+    uint32_t seq[10];
+    (void)state;
+    rig_open(&r, 16, 4);
+    for (uint32_t user = 0; user < 10; user++)
+        seq[user] = add(&r, user);
+    for (uint32_t position = 0; position < 3; position++) {
+        assert_int_equal(step(&r), 4);
+        for (uint32_t i = 0; i < 4; i++)
+            expect(&r, i, i, position);
+    }
+    sched_remove(r.sched, seq[1]);
+    sched_remove(r.sched, seq[3]);
+    assert_int_equal(step(&r), 4);
+    expect(&r, 0, 0, 3);
+    expect(&r, 1, 2, 3);
+    expect(&r, 2, 4, 0);
+    expect(&r, 3, 5, 0);
+    rig_close(&r);
+}
+
+static void sched_a_prompt_is_paid_for_once_in_its_first_step(void **state)
+{
+    struct rig r;
+    (void)state;
+    rig_open(&r, 4, 4);
+    (void)sched_add(r.sched, &(struct sched_seq_args){.prompt_tokens = 30, .user = 1});
+    (void)sched_add(r.sched, &(struct sched_seq_args){.prompt_tokens = 12, .user = 2});
+    post(&r);
+    assert_int_equal(sched_due_ns(r.sched), r.now_ns + STEP_NS + 42 * PREFILL_NS);
+    assert_int_equal(collect(&r), 2);
+    post(&r);
+    assert_int_equal(sched_due_ns(r.sched), r.now_ns + STEP_NS);
+    assert_int_equal(collect(&r), 2);
+    rig_close(&r);
+}
+
+static void sched_a_prompt_paused_before_its_first_step_is_still_owed(void **state)
+{
+    struct rig r;
+    (void)state;
+    rig_open(&r, 4, 4);
+    uint32_t seq = sched_add(r.sched, &(struct sched_seq_args){.prompt_tokens = 30, .user = 1});
+    (void)add(&r, 2);
+    sched_pause(r.sched, seq);
+    post(&r);
+    assert_int_equal(sched_due_ns(r.sched), r.now_ns + STEP_NS);
+    assert_int_equal(collect(&r), 1);
+    sched_resume(r.sched, seq);
+    post(&r);
+    assert_int_equal(sched_due_ns(r.sched), r.now_ns + STEP_NS + 30 * PREFILL_NS);
+    assert_int_equal(collect(&r), 2);
+    expect(&r, 0, 2, 1);
+    expect(&r, 1, 1, 0);
+    rig_close(&r);
+}
+
+static void sched_a_paused_sequence_takes_part_in_no_step(void **state)
+{
+    struct rig r;
+    (void)state;
+    rig_open(&r, 4, 4);
+    uint32_t seq = add(&r, 1);
+    (void)add(&r, 2);
+    assert_int_equal(step(&r), 2);
+    sched_pause(r.sched, seq);
+    sched_pause(r.sched, seq); /* idempotent */
+    for (uint32_t i = 0; i < 5; i++) {
+        assert_int_equal(step(&r), 1);
+        expect(&r, 0, 2, 1 + i);
+    }
+    sched_resume(r.sched, seq);
+    sched_resume(r.sched, seq);
+    assert_int_equal(step(&r), 2); /* behind those that were there, where it had stopped */
+    expect(&r, 0, 2, 6);
+    expect(&r, 1, 1, 1);
+    rig_close(&r);
+}
+
+static void sched_with_everything_paused_is_idle(void **state)
+{
+    struct rig r;
+    (void)state;
+    rig_open(&r, 4, 4);
+    uint32_t seq = add(&r, 1);
+    assert_int_equal(sched_due_ns(r.sched), 0);
+    sched_pause(r.sched, seq);
+    assert_int_equal(sched_due_ns(r.sched), UINT64_MAX);
+    assert_int_equal(sched_poll(r.sched, r.now_ns), 0);
+    sched_resume(r.sched, seq);
+    assert_int_equal(sched_due_ns(r.sched), 0);
+    sched_pause(r.sched, seq);
+    sched_remove(r.sched, seq);
+    assert_int_equal(sched_due_ns(r.sched), UINT64_MAX);
+    rig_close(&r);
+}
+
+static void sched_pause_in_flight_delivers_that_row_and_no_more(void **state)
+{
+    struct rig r;
+    (void)state;
+    rig_open(&r, 4, 4);
+    uint32_t seq = add(&r, 1);
+    post(&r);
+    sched_pause(r.sched, seq);
+    assert_int_equal(collect(&r), 1);
+    expect(&r, 0, 1, 0);
+    assert_int_equal(sched_due_ns(r.sched), UINT64_MAX);
+    sched_resume(r.sched, seq);
+    post(&r);
+    sched_pause(r.sched, seq);
+    sched_resume(r.sched, seq); /* while its row is away: must not run twice at one position */
+    assert_int_equal(collect(&r), 1);
+    expect(&r, 0, 1, 1);
+    assert_int_equal(step(&r), 1);
+    expect(&r, 0, 1, 2);
+    rig_close(&r);
+}
+
+static void sched_removal_in_flight_discards_that_row_alone(void **state)
+{
+    struct rig r;
+    uint32_t seq[4];
+    (void)state;
+    for (uint32_t gone = 0; gone < 4; gone++) {
+        rig_open(&r, 4, 4);
+        for (uint32_t user = 0; user < 4; user++)
+            seq[user] = add(&r, user);
+        assert_int_equal(step(&r), 4);
+        post(&r);
+        sched_remove(r.sched, seq[gone]);
+        assert_int_equal(collect(&r), 3);
+        for (uint32_t i = 0; i < 3; i++)
+            expect(&r, i, i < gone ? i : i + 1, 1);
+        rig_close(&r);
+    }
+}
+
+static void sched_a_reused_place_gets_nothing_of_its_predecessor(void **state)
+{
+    struct rig r;
+    (void)state;
+    rig_open(&r, 1, 1); /* one place only: it must be the same */
+    uint32_t seq = add(&r, 1);
+    for (uint32_t i = 0; i < 3; i++)
+        assert_int_equal(step(&r), 1);
+    post(&r);
+    sched_remove(r.sched, seq);
+    assert_int_equal(add(&r, 2), seq);
+    assert_int_equal(collect(&r), 0);
+    assert_int_equal(step(&r), 1);
+    expect(&r, 0, 2, 0);
+    rig_close(&r);
+}
+
+static void sched_a_reused_place_in_flight_starts_unpaused_and_owes_its_prompt(void **state)
+{
+    struct rig r;
+    (void)state;
+    rig_open(&r, 1, 1);
+    uint32_t seq = add(&r, 1);
+    post(&r);
+    sched_pause(r.sched, seq);
+    sched_remove(r.sched, seq);
+    assert_int_equal(sched_add(r.sched, &(struct sched_seq_args){.prompt_tokens = 5, .user = 2}),
+                     seq);
+    assert_int_equal(collect(&r), 0);
+    post(&r);
+    assert_int_equal(sched_due_ns(r.sched), r.now_ns + STEP_NS + 5 * PREFILL_NS);
+    assert_int_equal(collect(&r), 1);
+    expect(&r, 0, 2, 0);
+    rig_close(&r);
+}
+
+static void sched_removal_while_results_are_read_stops_those_not_read_yet(void **state)
+{
+    struct rig r;
+    struct sched_result result;
+    uint32_t seq[3];
+    (void)state;
+    rig_open(&r, 3, 3);
+    for (uint32_t user = 0; user < 3; user++)
+        seq[user] = add(&r, user);
+    post(&r);
+    (void)sched_poll(r.sched, sched_due_ns(r.sched));
+    assert_true(sched_next(r.sched, &result));
+    assert_int_equal(result.user, 0);
+    sched_remove(r.sched, seq[0]); /* read: nothing changes */
+    sched_remove(r.sched, seq[1]); /* not read: never delivered, not even to who comes next */
+    assert_int_equal(add(&r, 9), seq[1]);
+    assert_true(sched_next(r.sched, &result));
+    assert_int_equal(result.user, 2);
+    assert_false(sched_next(r.sched, &result));
+    rig_close(&r);
+}
+
+static void sched_says_none_when_all_places_are_taken(void **state)
+{
+    struct rig r;
+    uint32_t seq[3];
+    (void)state;
+    rig_open(&r, 3, 2);
+    for (uint32_t user = 0; user < 3; user++)
+        assert_int_not_equal(seq[user] = add(&r, user), SCHED_NONE);
+    assert_int_equal(add(&r, 3), SCHED_NONE);
+    sched_pause(r.sched, seq[0]);
+    assert_int_equal(add(&r, 3), SCHED_NONE); /* a paused one keeps its place */
+    sched_remove(r.sched, seq[0]);
+    assert_int_equal(add(&r, 3), seq[0]);
+    assert_int_equal(add(&r, 4), SCHED_NONE);
+    rig_close(&r);
+}
+
+static void sched_due_time_is_now_then_the_end_of_the_step(void **state)
+{
+    struct rig r;
+    (void)state;
+    rig_open(&r, 2, 2);
+    r.now_ns = 5000;
+    (void)add(&r, 1);
+    assert_int_equal(sched_due_ns(r.sched), 0);
+    assert_int_equal(sched_poll(r.sched, r.now_ns), 1); /* posted one row */
+    assert_int_equal(sched_due_ns(r.sched), 5000 + STEP_NS);
+    (void)add(&r, 2); /* joins the next step, not this one */
+    assert_int_equal(sched_due_ns(r.sched), 5000 + STEP_NS);
+    assert_int_equal(sched_poll(r.sched, 5000 + STEP_NS - 1), 0);
+    assert_int_equal(sched_steps_count(r.sched), 1);
+    assert_int_equal(sched_poll(r.sched, 5000 + STEP_NS), 1); /* collected one */
+    assert_int_equal(drain(&r), 1);
+    assert_int_equal(sched_due_ns(r.sched), 0);
+    assert_int_equal(sched_poll(r.sched, 5000 + STEP_NS), 2);
+    rig_close(&r);
+}
+
+/* User 1 alone, and user 1 in a crowd that comes, pauses and goes. */
+static void sched_tokens_are_the_same_alone_and_in_a_crowd(void **state)
+{
+    struct rig alone, crowd;
+    uint32_t token[50], seen = 0, other = SCHED_NONE;
+    (void)state;
+    rig_open(&alone, 1, 1);
+    (void)add(&alone, 1);
+    for (uint32_t i = 0; i < 50; i++) {
+        assert_int_equal(step(&alone), 1);
+        token[i] = alone.got[0].token;
+    }
+    rig_open(&crowd, 8, 3);
+    (void)add(&crowd, 7);
+    (void)add(&crowd, 1);
+    for (uint32_t round = 0; seen < 50; round++) {
+        if (other != SCHED_NONE && round % 3 == 2)
+            sched_remove(crowd.sched, other);
+        if (round % 3 != 1)
+            other = add(&crowd, 100 + round);
+        uint32_t count = step(&crowd);
+        for (uint32_t i = 0; i < count; i++)
+            if (crowd.got[i].user == 1) {
+                assert_int_equal(crowd.got[i].position, seen);
+                assert_int_equal(crowd.got[i].token, token[seen]);
+                seen++;
+            }
+    }
+    rig_close(&alone);
+    rig_close(&crowd);
+}
+
+enum misuse { POLL_UNDRAINED, REMOVE_TWICE, PAUSE_REMOVED, RESUME_REMOVED, NO_MISUSE };
+
+static int misuse(void *argument)
+{
+    enum misuse what = *(const enum misuse *)argument;
+    struct rlimit no_core = {0};
+    struct rig r;
+    (void)setrlimit(RLIMIT_CORE, &no_core); /* a core file would only be litter */
+    (void)signal(SIGABRT, SIG_DFL);
+    rig_open(&r, 2, 2);
+    uint32_t seq = add(&r, 1);
+    (void)sched_poll(r.sched, 0);
+    (void)sched_poll(r.sched, STEP_NS);
+    if (what != POLL_UNDRAINED)
+        (void)drain(&r);
+    (void)sched_poll(r.sched, STEP_NS);
+    sched_remove(r.sched, seq);
+    if (what == REMOVE_TWICE)
+        sched_remove(r.sched, seq);
+    if (what == PAUSE_REMOVED)
+        sched_pause(r.sched, seq);
+    if (what == RESUME_REMOVED)
+        sched_resume(r.sched, seq);
+    rig_close(&r);
+    return 0;
+}
+
+static void sched_misuse_stops_the_process(void **state)
+{
+    (void)state;
+    for (enum misuse what = POLL_UNDRAINED; what <= NO_MISUSE; what++)
+        assert_int_equal(child_wait(child_start(misuse, &what)),
+                         what == NO_MISUSE ? 0 : 128 + SIGABRT);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(sched_without_sequences_is_idle),
+        cmocka_unit_test(sched_results_come_in_order_of_arrival_with_positions_from_zero),
+        cmocka_unit_test(sched_takes_rows_max_first_comers_and_the_next_when_they_go),
+        cmocka_unit_test(sched_a_prompt_is_paid_for_once_in_its_first_step),
+        cmocka_unit_test(sched_a_prompt_paused_before_its_first_step_is_still_owed),
+        cmocka_unit_test(sched_a_paused_sequence_takes_part_in_no_step),
+        cmocka_unit_test(sched_with_everything_paused_is_idle),
+        cmocka_unit_test(sched_pause_in_flight_delivers_that_row_and_no_more),
+        cmocka_unit_test(sched_removal_in_flight_discards_that_row_alone),
+        cmocka_unit_test(sched_a_reused_place_gets_nothing_of_its_predecessor),
+        cmocka_unit_test(sched_a_reused_place_in_flight_starts_unpaused_and_owes_its_prompt),
+        cmocka_unit_test(sched_removal_while_results_are_read_stops_those_not_read_yet),
+        cmocka_unit_test(sched_says_none_when_all_places_are_taken),
+        cmocka_unit_test(sched_due_time_is_now_then_the_end_of_the_step),
+        cmocka_unit_test(sched_tokens_are_the_same_alone_and_in_a_crowd),
+        cmocka_unit_test(sched_misuse_stops_the_process),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
