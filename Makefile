@@ -286,7 +286,12 @@ fuzz-run: $(FUZZ)
 	        -verbosity=0 -artifact_prefix=$(B)/crash-$$n- $${dict:+-dict=$$dict} $$new $$old; \
 	done
 
-bench-ipc: $(BENCH) $(DAEMON) ## measure the transport (BENCH_ARGS=...)
+# Preloaded into the daemon that the benchmark counts allocations of.
+$(B)/lib/count_malloc.so: $(B)/pic/tests/bench/count_malloc.o
+	$(link)
+	$(Q)$(CC) -shared $(LDFLAGS_ALL) -o $@ $<
+
+bench-ipc: $(BENCH) $(DAEMON) $(B)/lib/count_malloc.so ## measure the transport (BENCH_ARGS=...)
 	@$(BENCH) $(BENCH_ARGS)
 
 # ---- source checks ------------------------------------------------------------------------------

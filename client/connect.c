@@ -1,11 +1,11 @@
 #include "client/parts.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <unistd.h>
 
 #define ARENA_BYTES_DEFAULT 4194304u
 #define LANES_DEFAULT 4u
@@ -68,8 +68,9 @@ static int check_options(struct dynasor_client *c, const struct dynasor_connect_
     if (length == 0 || length >= sizeof c->socket_path)
         return INVALID("socket_path bytes", 1, sizeof c->socket_path - 1, length);
     memcpy(c->socket_path, path, length);
-    cpu_set_t cpus;
-    bool single = sched_getaffinity(0, sizeof cpus, &cpus) == 0 && CPU_COUNT(&cpus) == 1;
+    /* One processor in all: the daemon cannot answer while we spin. (Where there are more, spinning
+     * on the daemon's is avoided each time: wait.c.) */
+    bool single = sysconf(_SC_NPROCESSORS_ONLN) == 1;
     c->spin_max_ns = o.no_spin || single ? 0 : o.spin_max_ns ? o.spin_max_ns : SPIN_MAX_NS;
     *ret_timeout_ns = o.timeout_ns ? o.timeout_ns : TIMEOUT_DEFAULT_NS;
     return 0;

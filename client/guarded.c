@@ -20,7 +20,7 @@ static void wake_waiting(struct channel *ch, const struct dynasor_lane *except, 
 static void sleep_follower(struct dynasor_lane *lane, uint64_t deadline_ns)
 {
     uint64_t now = wait_now_ns();
-    uint64_t until = deadline_ns - now < SLEEP_MAX_NS ? deadline_ns : now + SLEEP_MAX_NS;
+    uint64_t until = deadline_ns - now < BELT_MIN_NS ? deadline_ns : now + BELT_MIN_NS;
     if (now >= deadline_ns)
         return;
     struct timespec t = {.tv_sec = (time_t)(until / 1000000000u),
@@ -147,7 +147,7 @@ static int turn(struct dynasor_lane *lane, struct dynasor_event *event, uint64_t
         return 0;
     if (channel_troubled(c, ch)) {
         if (*away_ns == 0)
-            *away_ns = deadline_ns ? wait_now_ns() + AWAY_MAX_NS : 0;
+            *away_ns = deadline_ns ? wait_away_ns() : 0;
         int rc = guarded_resume(lane, *away_ns < deadline_ns ? *away_ns : deadline_ns);
         return rc ? rc : NEXT_EMPTY;
     }

@@ -23,10 +23,15 @@
 
 #define PROGRAMS_WORDS (DYNASOR_PROGRAMS_MAX / 64u)
 #define PROGRAM_NONE UINT32_MAX
-#define SLEEP_MAX_NS 100000000ull /* belt: no sleep depends on a wake for longer */
-#define AWAY_MAX_NS 500000000ull  /* a call waits this long for a daemon that is away */
-#define AWAY_BRIEF_NS 10000000ull /* the same for calls that do not wait for events */
-#define BACKOFF_MIN_NS 1000000ull
+/* Belt: no sleep depends on a wake for longer, first the one, then twice as long each time up to the
+ * other: ten looks a second of 12,000 sleepers keep a machine busy. */
+#define BELT_MIN_NS 100000000ull
+#define BELT_MAX_NS 1600000000ull
+#define SLEEP_SIMPLE_NS 25000000ull /* the same where nothing tells that the daemon died */
+#define AWAY_MAX_NS 400000000ull    /* calls wait half to all of it for a daemon that is away */
+#define AWAY_BRIEF_NS 10000000ull   /* the same for calls that do not wait for events */
+#define BACKOFF_MIN_NS 8000000ull   /* thousands of clients try at the same time */
+#define UNSENT_POLL_NS 1000000ull
 #define BACKOFF_MAX_NS 250000000ull
 #define QUEUE_SLOTS 256u /* events that a handle of the guarded channel may leave unread */
 
@@ -104,6 +109,7 @@ struct channel {
     uint32_t unsent_count;
     uint32_t orphans_count;
     uint32_t empty_turns;
+    uint64_t belt_ns; /* of the next sleep */
     struct spin spin;
     struct mapping *held; /* an old mapping in which the last event handed out lies */
     struct dynasor_lane *handles;

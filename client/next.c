@@ -229,9 +229,10 @@ static int next_wait(struct dynasor_lane *lane, struct dynasor_event *event, uin
     struct dynasor_client *c = lane->client;
     struct channel *ch = lane->channel;
     uint64_t deadline = timeout_ns == 0 ? 0 : wait_deadline_ns(timeout_ns);
+    ch->belt_ns = BELT_MIN_NS;
     for (;;) {
         if (ch->unsent_count || channel_troubled(c, ch)) {
-            uint64_t away = timeout_ns == 0 ? 0 : wait_now_ns() + AWAY_MAX_NS;
+            uint64_t away = timeout_ns == 0 ? 0 : wait_away_ns();
             int rc = resume_channel(c, ch, lane->reason, away < deadline ? away : deadline);
             if (rc)
                 return rc;

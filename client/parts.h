@@ -96,8 +96,10 @@ int guarded_resume(struct dynasor_lane *lane, uint64_t deadline_ns); /* with the
 /* wait.c: time and sleeping. */
 uint64_t wait_now_ns(void);
 uint64_t wait_deadline_ns(uint64_t timeout_ns);
+/* Until when a call waits for a daemon that is away; spread by the low bits of the clock. */
+uint64_t wait_away_ns(void);
 /* Spins, then sleeps once until an event, a wake, trouble, or the earlier of deadline and
- * SLEEP_MAX_NS. True: it slept to the end of that. */
+ * channel.belt_ns. True: it slept to the end of that. */
 bool wait_once(struct dynasor_client *c, struct channel *ch, uint64_t deadline_ns);
 struct wait_word {
     const uint32_t *word;

@@ -33,17 +33,20 @@ static int restore(struct dynasor_client *c, const struct channel *ch, struct re
                    uint64_t deadline_ns)
 {
     struct mapping *m = ch->mapping;
+    struct attach *a = &c->attach;
+    bool lost_before = shm_load_u32(&m->lost) != 0;
     session_listen(c, m, false);
     if (shm_load_u64(c->pulse) != ch->epoch)
         return 0;
     if (shm_load_u32(&m->lost)) {
         struct mapping *fresh = NULL;
+        if (!lost_before)
+            attach_reset(a); /* from here on the waits are between connections */
         int rc = attach_step(c, deadline_ns, reason, &fresh);
         if (rc == 0)
             session_install(c, fresh);
         return rc;
     }
-    struct attach *a = &c->attach;
     if (owner_alive(shm_load_u32(&ch->owner->word))) {
         attach_reset(a);
         return 0;
@@ -52,10 +55,7 @@ static int restore(struct dynasor_client *c, const struct channel *ch, struct re
     if (now >= deadline_ns)
         return -DYNASOR_E_TIMEOUT;
     sleep_away(c, ch, earlier(deadline_ns, now + attach_jitter(a, a->backoff_ns)));
-    a->backoff_ns = earlier(a->backoff_ns * 2, BACKOFF_MAX_NS);
-    session_listen(c, m, false);
-    if (shm_load_u32(&m->lost))
-        attach_reset(a); /* from here on the waits are between connections */
+    a->backoff_ns = earlier(a->backoff_ns * 8, BACKOFF_MAX_NS); /* a large daemon dies slowly */
     return 0;
 }
 
@@ -80,7 +80,7 @@ int resume_session(struct dynasor_client *c, const struct channel *ch, struct re
         } else {
             uint64_t now = wait_now_ns();
             if (now < deadline_ns) {
-                sleep_away(c, ch, earlier(deadline_ns, now + BACKOFF_MAX_NS));
+                sleep_away(c, ch, deadline_ns); /* whoever works on it wakes us when it is done */
                 rc = 0;
             }
         }

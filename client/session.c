@@ -135,7 +135,8 @@ void session_listen(struct dynasor_client *c, struct mapping *m, bool drain)
     while (!shm_load_u32(&m->lost)) {
         if (!drain) {
             ssize_t n = recv(m->socket_fd, &message, sizeof message, MSG_DONTWAIT | MSG_PEEK);
-            if (n == size && message.kind == WIRE_MESSAGE_WAKE && !hung_up(m->socket_fd))
+            if ((n < 0 && errno == EAGAIN) ||
+                (n == size && message.kind == WIRE_MESSAGE_WAKE && !hung_up(m->socket_fd)))
                 break;
         }
         ssize_t n = recv(m->socket_fd, &message, sizeof message, MSG_DONTWAIT);

@@ -30,6 +30,12 @@ uint64_t wait_deadline_ns(uint64_t timeout_ns)
     return timeout_ns > UINT64_MAX - 1 - now ? UINT64_MAX - 1 : now + timeout_ns;
 }
 
+uint64_t wait_away_ns(void)
+{
+    uint64_t now = wait_now_ns();
+    return now + AWAY_MAX_NS / 2 + now * 0x9e3779b97f4a7c15ull % (AWAY_MAX_NS / 2);
+}
+
 static struct timespec timespec_of(uint64_t ns)
 {
     return (struct timespec){.tv_sec = (time_t)(ns / 1000000000u),
@@ -50,7 +56,7 @@ static bool sleep_simple(const struct wait_word *word, uint64_t until_ns)
     if (now >= until_ns)
         return false;
     uint64_t left = until_ns - now;
-    struct timespec t = timespec_of(left < SLEEP_MAX_NS / 4 ? left : SLEEP_MAX_NS / 4);
+    struct timespec t = timespec_of(left < SLEEP_SIMPLE_NS ? left : SLEEP_SIMPLE_NS);
     int op = FUTEX_WAIT | (word->shared ? 0 : FUTEX_PRIVATE_FLAG);
     long rc = syscall(SYS_futex, word->word, op, word->value, &t, NULL, 0);
     return rc == 0 || errno != ETIMEDOUT || wait_now_ns() < until_ns;
@@ -128,11 +134,11 @@ static bool spin_first(const struct dynasor_client *c, struct channel *ch, uint6
 bool wait_once(struct dynasor_client *c, struct channel *ch, uint64_t deadline_ns)
 {
     uint64_t now = wait_now_ns();
-    uint64_t until = deadline_ns - now < SLEEP_MAX_NS ? deadline_ns : now + SLEEP_MAX_NS;
+    uint64_t until = deadline_ns - now < ch->belt_ns ? deadline_ns : now + ch->belt_ns;
     if (now >= deadline_ns)
         return true;
-    if (ch->unsent_count && until > now + BACKOFF_MIN_NS)
-        until = now + BACKOFF_MIN_NS; /* nobody wakes us for room in the submission ring */
+    if (ch->unsent_count && until > now + UNSENT_POLL_NS)
+        until = now + UNSENT_POLL_NS; /* nobody wakes us for room in the submission ring */
     if (spin_first(c, ch, now, until))
         return false;
     next_credit_all(ch);
@@ -147,5 +153,9 @@ bool wait_once(struct dynasor_client *c, struct channel *ch, uint64_t deadline_n
         woken = wait_sleep(words, until);
     wait_disarm(ch);
     session_tell_death(ch->mapping);
-    return !woken;
+    if (woken)
+        return false;
+    /* Thousands of idle threads must not keep a machine busy with looking. */
+    ch->belt_ns = ch->belt_ns < BELT_MAX_NS ? ch->belt_ns * 2 : BELT_MAX_NS;
+    return true;
 }

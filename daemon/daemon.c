@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -136,9 +135,7 @@ int daemon_new(const struct daemon_config *config, const struct ipc_fd *inherite
         daemon_free(d);
         return r;
     }
-    cpu_set_t cpus;
-    bool alone = sched_getaffinity(0, sizeof cpus, &cpus) == 0 && CPU_COUNT(&cpus) == 1 &&
-                 sysconf(_SC_NPROCESSORS_ONLN) == 1;
+    bool alone = sysconf(_SC_NPROCESSORS_ONLN) == 1;
     /* With one processor spinning only keeps the client from running. */
     spin_init(&d->spin, alone ? 0 : (uint32_t)(config->spin_max_us * NS_PER_US));
     *ret_daemon = d;

@@ -1,9 +1,10 @@
 /* shm/spin.h — how long to spin before sleeping: bounded, and only as long as it pays.
  *
  * The budget doubles when what was waited for came within it and halves when not, down to nothing;
- * every PROBE_EVERY-th wait then tries the smallest budget again, so that a peer that became fast
- * is noticed. Break-even is what a block and a wake cost, 5-10 us of CPU; beyond 50 us spinning
- * never paid in our measurements (docs/ARCHITECTURE.md).
+ * every SPIN_PROBE_EVERY-th wait then tries the longest budget again. The longest, because two ends
+ * that both sleep at once only ever see each other's wake-up latency: a shorter look would never find
+ * the peer that would answer in a microsecond if we were awake. Break-even is what a block and a
+ * wake cost; beyond 50 us spinning never paid in our measurements (docs/ARCHITECTURE.md).
  *
  * Owner: one thread. Time: O(1). */
 #pragma once
@@ -32,7 +33,7 @@ static inline void spin_init(struct spin *spin, uint32_t max_ns)
 static inline uint32_t spin_begin(struct spin *spin)
 {
     if (spin->budget_ns == 0 && spin->max_ns != 0 && ++spin->waits_count % SPIN_PROBE_EVERY == 0)
-        return SPIN_MIN_NS < spin->max_ns ? SPIN_MIN_NS : spin->max_ns;
+        return spin->max_ns;
     return spin->budget_ns;
 }
 
@@ -40,7 +41,7 @@ static inline uint32_t spin_begin(struct spin *spin)
 static inline void spin_end(struct spin *spin, bool hit)
 {
     if (hit) {
-        uint32_t doubled = spin->budget_ns ? spin->budget_ns * 2 : SPIN_MIN_NS;
+        uint32_t doubled = spin->budget_ns ? spin->budget_ns * 2 : spin->max_ns;
         spin->budget_ns = doubled < spin->max_ns ? doubled : spin->max_ns;
     } else {
         spin->budget_ns = spin->budget_ns / 2 < SPIN_MIN_NS ? 0 : spin->budget_ns / 2;

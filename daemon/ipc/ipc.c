@@ -467,8 +467,7 @@ uint32_t ipc_poll(struct ipc *ipc, uint64_t now_ns)
 static uint64_t timer_due(const struct ipc *ipc, uint64_t until_ns)
 {
     bool timers = !TAILQ_EMPTY(&ipc->hello) || !TAILQ_EMPTY(&ipc->blocked) ||
-                  !TAILQ_EMPTY(&ipc->leaving) || !TAILQ_EMPTY(&ipc->storing) ||
-                  ipc->accept_ready;
+                  !TAILQ_EMPTY(&ipc->leaving) || !TAILQ_EMPTY(&ipc->storing) || ipc->accept_ready;
     uint64_t due_ns = ipc->now_ns + HOUSEKEEPING_NS;
     return timers && due_ns < until_ns ? due_ns : until_ns;
 }

@@ -65,7 +65,7 @@ struct peer {
     int32_t c2d_fd;
     int32_t bell_fd;
     int32_t pid_fd;
-    int32_t d2c_fd; /* only while the peer waits for the fd store; otherwise -1 */
+    int32_t d2c_fd;      /* only while the peer waits for the fd store; otherwise -1 */
     uint32_t daemon_cpu; /* as last published */
     uint16_t lanes_hot;  /* bit i: lane i is polled */
     uint8_t state;
@@ -109,7 +109,7 @@ void peer_watch_session(struct ipc *ipc, struct peer *peer); /* and, attached, b
 void peer_heat(struct ipc *ipc, struct peer *peer, uint32_t lanes_mask); /* into the poll set */
 void peer_violation(struct ipc *ipc, struct peer *peer, const struct wire_fault *fault);
 void peer_store(struct ipc *ipc, struct peer *peer, int d2c_fd); /* into the fd store */
-void peer_store_retry(struct ipc *ipc); /* those that it had no room for */
+void peer_store_retry(struct ipc *ipc);                          /* those that it had no room for */
 int peer_store_remove(uint32_t slot, int kind);                  /* kind: s, c, d, e as 0 .. 3 */
 bool peer_leave(struct ipc *ipc, struct peer *peer);             /* out of it; false: try again */
 void peer_row_update(struct ipc *ipc, struct peer *peer);
