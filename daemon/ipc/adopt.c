@@ -224,7 +224,6 @@ static int client_adopt(struct ipc *ipc, uint32_t slot, const struct stored *st)
         peer_close(ipc, p, NULL);
         return 1; /* closed and removed already */
     }
-    peer_pidfd(ipc, p);
     for (uint32_t i = 0; i < p->geometry.lanes_count; i++)
         lane_redo(p, &p->lanes[i]);
     for (uint32_t i = 0; i < p->geometry.lanes_count; i++)

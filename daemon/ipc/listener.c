@@ -311,7 +311,6 @@ static void hello_accept(struct ipc *ipc, struct peer *p, const struct wire_hell
         peer_close(ipc, p, NULL);
         return;
     }
-    peer_pidfd(ipc, p);
     peer_watch_session(ipc, p);
     peer_row_update(ipc, p);
     counter_add(ipc->counters, COUNTER_clients_accepted, 1);

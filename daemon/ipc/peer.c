@@ -117,7 +117,7 @@ int peer_charge_region(struct ipc *ipc, struct peer *p, struct wire_fault *fault
     return 0;
 }
 
-void peer_pidfd(struct ipc *ipc, struct peer *p)
+static void pidfd_watch(struct ipc *ipc, struct peer *p)
 {
 #ifndef SO_PEERPIDFD
 #define SO_PEERPIDFD 77 /* linux 6.5; without it the socket's hang-up alone tells of a death */
@@ -128,6 +128,8 @@ void peer_pidfd(struct ipc *ipc, struct peer *p)
         return;
     p->pid_fd = fd;
     ipc->descriptors_count++;
+    int r = uring_poll_add(ipc->uring, fd, POLLIN, tag_make(TAG_PEER_PID, p->generation, p->slot));
+    ASSERT(r == 0); /* the submission queue is emptied whenever it is full */
 }
 
 /* Page 0 of D2C a second time, at the fixed distance from the peer's page that the robust list
@@ -222,10 +224,9 @@ void peer_watch_session(struct ipc *ipc, struct peer *p)
 {
     int r = uring_poll_add(ipc->uring, p->bell_fd, POLLIN,
                            tag_make(TAG_PEER_BELL, p->generation, p->slot));
-    if (p->pid_fd >= 0 && r == 0)
-        r = uring_poll_add(ipc->uring, p->pid_fd, POLLIN,
-                           tag_make(TAG_PEER_PID, p->generation, p->slot));
     ASSERT(r == 0);
+    if (p->d2c_fd < 0) /* four descriptors a client: D2C is still held for the fd store */
+        pidfd_watch(ipc, p);
 }
 
 void peer_heat(struct ipc *ipc, struct peer *p, uint32_t lanes_mask)
@@ -395,6 +396,7 @@ void peer_store_retry(struct ipc *ipc)
     while ((p = TAILQ_FIRST(&ipc->storing)) && store_some(p, p->d2c_fd)) {
         TAILQ_REMOVE(&ipc->storing, p, store_link);
         fd_close(ipc, &p->d2c_fd);
+        pidfd_watch(ipc, p);
     }
 }
 

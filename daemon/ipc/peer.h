@@ -99,13 +99,13 @@ void peer_untake(struct ipc *ipc, struct peer *peer);        /* the slot is free
 /* Charge the connection, then its regions, to the peer's uid: 0, or -EDQUOT with the fault. */
 int peer_charge_connection(struct ipc *ipc, struct peer *peer, struct wire_fault *fault);
 int peer_charge_region(struct ipc *ipc, struct peer *peer, struct wire_fault *fault);
-void peer_pidfd(struct ipc *ipc, struct peer *peer); /* opens pid_fd if the kernel can */
 void peer_close(struct ipc *ipc, struct peer *peer, const struct wire_fault *reason);
 /* Maps the regions and starts the lanes of a peer whose descriptors, geometry, uid and user are set.
  * uuid: 16 bytes of the hello; NULL: the region lived on, go on where it says. */
 int peer_attach(struct ipc *ipc, struct peer *peer, int d2c_fd, const uint8_t *uuid);
-void peer_watch(struct ipc *ipc, struct peer *peer);         /* polls its socket */
-void peer_watch_session(struct ipc *ipc, struct peer *peer); /* and, attached, bell and process */
+void peer_watch(struct ipc *ipc, struct peer *peer); /* polls its socket */
+void peer_watch_session(struct ipc *ipc,
+                        struct peer *peer); /* and, attached, its doorbell and process */
 void peer_heat(struct ipc *ipc, struct peer *peer, uint32_t lanes_mask); /* into the poll set */
 void peer_violation(struct ipc *ipc, struct peer *peer, const struct wire_fault *fault);
 void peer_store(struct ipc *ipc, struct peer *peer, int d2c_fd); /* into the fd store */
