@@ -46,8 +46,8 @@ static inline void bell_fence(void)
 static inline bool bell_wanted(const uint32_t *need_word, uint32_t *answered_ticket)
 {
     /* ORDER(bell_need) observe: behind the fence; if it reads 0, the sleeper's second look comes
-     * after our publication. */
-    uint32_t ticket = shm_load_u32(need_word);
+     * after our publication. Acquire, for what the sleeper says beside it (need_kind). */
+    uint32_t ticket = shm_load_acquire_u32(need_word);
     if ((ticket & 1) == 0 || ticket == *answered_ticket)
         return false;
     *answered_ticket = ticket;

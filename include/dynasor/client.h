@@ -58,7 +58,8 @@ struct dynasor_connect_options {
 /* Connects to the daemon. options may be NULL. *ret_client is the caller's, for
  * dynasor_disconnect(); it is set also on failure when memory sufficed, so that dynasor_error() can
  * tell the reason (pass it to dynasor_disconnect() then, too); otherwise it is NULL.
- * Errors: INVALID, TIMEOUT (no daemon, or no answer), LIMIT, QUOTA, VERSION, UNTRUSTED, SYSTEM,
+ * Errors: INVALID, TIMEOUT (no daemon, or no answer), LIMIT, QUOTA, VERSION, UNTRUSTED, PROTOCOL (a
+ * malformed answer), SYSTEM,
  * NOMEM, SHUTDOWN. */
 int dynasor_connect(const struct dynasor_connect_options *options,
                     struct dynasor_client **ret_client);
