@@ -1,0 +1,61 @@
+#!/bin/bash
+# What `make run` shows: a daemon of its own with the simulated engine at a human pace, a prompt that
+# is answered character by character, token ids of programs side by side, the daemon's own view.
+# Takes a few seconds, needs no rights and leaves nothing behind.
+
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+build=${DYN_BUILD:-$PWD/build}
+work=$(mktemp -d "${TMPDIR:-/tmp}/dynasor.XXXXXX") || exit 1
+socket=$work/dynasor.sock
+control=$work/control.sock
+daemon_pid=
+
+# shellcheck disable=SC2317 # called by the trap
+cleanup() {
+    [ -z "$daemon_pid" ] || kill "$daemon_pid" 2>/dev/null
+    wait 2>/dev/null
+    rm -rf "$work"
+}
+trap cleanup EXIT
+trap 'exit 130' INT TERM
+
+show() {
+    printf '\n$ %s %s\n' "$(basename "$1")" "${*:2}"
+    "$@"
+}
+
+cat >"$work/dynasord.conf" <<END
+[daemon]
+socket_path = $socket
+control_path = $control
+
+[engine]
+# 12 ms a token: about 80 tokens a second for each program
+sim_step_ns = 12000000
+END
+printf '$ dynasord --config %s\n' "$work/dynasord.conf"
+"$build/bin/dynasord" --config "$work/dynasord.conf" &
+daemon_pid=$!
+for _ in $(seq 250); do
+    "$build/bin/dynasorctl" --socket "$control" status >/dev/null 2>&1 && break
+    kill -0 $daemon_pid 2>/dev/null || exit 1
+    sleep 0.02
+done
+
+show "$build/examples/hello" --socket "$socket" "Why is the sky blue?" || exit 1
+"$build/examples/stream" --socket "$socket" --seed 3 --max-tokens 200 --programs 8 \
+    "keep the table busy" >/dev/null &
+background=$!
+show "$build/examples/stream" --socket "$socket" --seed 42 --max-tokens 40 --programs 3 \
+    "Count the ways." || exit 1
+show "$build/bin/dynasorctl" --socket "$control" status || exit 1
+wait $background || exit 1
+
+printf '\n$ kill %s\n' $daemon_pid
+kill -TERM $daemon_pid
+wait $daemon_pid
+status=$?
+daemon_pid=
+echo "the daemon ended with status $status"
+exit $status
