@@ -56,8 +56,10 @@ static int keepers_start(struct daemon *d)
         r = pthread_attr_setstacksize(&attr, 65536);
     for (uint32_t i = 0; i < ipc_keepers_count(d->ipc) && r == 0; i++) {
         struct keeper_start *start = malloc(sizeof *start);
-        if (!start)
-            return -ENOMEM;
+        if (!start) {
+            r = ENOMEM;
+            break;
+        }
         *start = (struct keeper_start){.ipc = d->ipc, .keeper = i};
         r = pthread_create(&d->keepers[i], &attr, keeper_main, start);
         if (r == 0)
@@ -123,8 +125,10 @@ int daemon_new(const struct daemon_config *config, const struct ipc_fd *inherite
                size_t message_bytes)
 {
     struct daemon *d = calloc(1, sizeof *d);
-    if (!d)
+    if (!d) {
+        (void)snprintf(message, message_bytes, "no memory");
         return -ENOMEM;
+    }
     d->config = *config;
     int r = modules_new(d, inherited, inherited_count, message, message_bytes);
     if (r == 0 && (r = keepers_start(d)) < 0)
@@ -148,11 +152,11 @@ void daemon_free(struct daemon *d)
         return;
     bool keep = notify_fdstore_enabled();
     if (d->ipc) {
-        ipc_stop_keepers(d->ipc);
+        ipc_stop(d->ipc, keep);
         for (uint32_t i = 0; i < d->keepers_count; i++)
             (void)pthread_join(d->keepers[i], NULL); /* joinable and not joined before */
     }
-    ipc_free(d->ipc, keep);
+    ipc_free(d->ipc);
     programs_free(d->programs);
     sched_free(d->sched);
     engine_close(d->engine);
@@ -197,7 +201,8 @@ static uint64_t rest(struct daemon *d, uint64_t now_ns)
 
 void daemon_run(struct daemon *d)
 {
-    (void)notify_ready(); /* without a service manager there is nobody to tell */
+    (void)notify_status(d->config.socket_path); /* without a service manager: nobody to tell */
+    (void)notify_ready();
     log_info("ready: %s", d->config.socket_path);
     uint64_t now_ns = clock_now_ns();
     for (;;) {

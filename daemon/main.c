@@ -84,6 +84,18 @@ static int configure(struct daemon_config *config, const struct arguments *a, ch
     return r < 0 ? r : config_check(config, message, bytes);
 }
 
+/* In a user namespace that maps uids, strangers look like one uid: quotas and rights would be wrong. */
+static bool uids_are_real(void)
+{
+    unsigned inside, outside, count;
+    FILE *map = fopen("/proc/self/uid_map", "re");
+    bool real = map && fscanf(map, "%u %u %u", &inside, &outside, &count) == 3 && inside == 0 &&
+                outside == 0 && count == UINT32_MAX;
+    if (map)
+        (void)fclose(map); /* only read */
+    return real;
+}
+
 static int inherited_read(struct ipc_fd *fds, struct notify_fd *raw, uint32_t *count)
 {
     int r = notify_listen_fds(raw, INHERITED_MAX, count);
@@ -99,6 +111,11 @@ static int serve(const struct daemon_config *config)
     static struct ipc_fd inherited[INHERITED_MAX];
     uint32_t inherited_count;
     struct daemon *daemon;
+    if (!uids_are_real()) {
+        log_error("/proc/self/uid_map is not the identity: clients' uids cannot be told apart "
+                  "(PrivateUsers=yes, or a container with its own uids)");
+        return EX_CONFIG;
+    }
     int r = notify_open();
     if (r == 0)
         r = inherited_read(inherited, raw, &inherited_count);

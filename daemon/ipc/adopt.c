@@ -194,6 +194,50 @@ static void lanes_wake(struct peer *p)
         (void)send(p->socket_fd, &message, sizeof message, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
+/* The reserved slots of END events are real only by the client's own word: it must be possible. */
+static bool lanes_credit(struct ipc *ipc, struct peer *p)
+{
+    for (uint32_t i = 0; i < p->geometry.lanes_count; i++)
+        if (!lane_credit(ipc, p, &p->lanes[i], 0)) {
+            struct wire_fault fault = {.status = DYNASOR_E_PROTOCOL,
+                                       .field = DYNASOR_FIELD_CONSUMED_POSITION};
+            if (p->state == PEER_ATTACHED)
+                peer_violation(ipc, p, &fault);
+            return false;
+        }
+    return true;
+}
+
+/* With its region mapped: the rules of docs/ABI.md, in their order. False: the peer is gone. */
+static bool region_repair(struct ipc *ipc, struct peer *p)
+{
+    for (uint32_t i = 0; i < p->geometry.lanes_count; i++)
+        lane_redo(p, &p->lanes[i]);
+    for (uint32_t i = 0; i < p->geometry.lanes_count; i++)
+        lane_skip(p, i);
+    programs_count(p);
+    if (!lanes_credit(ipc, p))
+        return false;
+    for (uint32_t i = 0; i < p->geometry.programs_count && p->state == PEER_ATTACHED; i++)
+        program_adopt(ipc, p, i);
+    return p->state == PEER_ATTACHED;
+}
+
+static void peer_fill(struct ipc *ipc, struct peer *p, const struct stored *st,
+                      const struct region_d2c_header *h, const struct ucred *cred)
+{
+    p->uid = (uint32_t)cred->uid;
+    p->pid = (uint32_t)cred->pid;
+    p->version = (uint16_t)h->version;
+    p->features = h->features;
+    p->geometry = h->geometry;
+    p->socket_fd = st->fd[0];
+    p->c2d_fd = st->fd[1];
+    p->bell_fd = st->fd[3];
+    p->stored = p->kept = true;
+    ipc->descriptors_count += 3;
+}
+
 static int client_adopt(struct ipc *ipc, uint32_t slot, const struct stored *st)
 {
     struct region_d2c_header h;
@@ -204,15 +248,7 @@ static int client_adopt(struct ipc *ipc, uint32_t slot, const struct stored *st)
     struct peer *p = peer_take_slot(ipc, slot);
     if (!p)
         return -EMFILE;
-    p->uid = (uint32_t)cred.uid;
-    p->pid = (uint32_t)cred.pid;
-    p->features = h.features;
-    p->geometry = h.geometry;
-    p->socket_fd = st->fd[0];
-    p->c2d_fd = st->fd[1];
-    p->bell_fd = st->fd[3];
-    ipc->descriptors_count += 3;
-    p->stored = true;
+    peer_fill(ipc, p, st, &h, &cred);
     struct wire_fault fault;
     r = peer_charge_connection(ipc, p, &fault);
     if (r == 0)
@@ -221,68 +257,73 @@ static int client_adopt(struct ipc *ipc, uint32_t slot, const struct stored *st)
         r = peer_attach(ipc, p, st->fd[2], NULL);
     (void)close(st->fd[2]); /* mapped; the fd store has its own copy */
     if (r < 0) {
+        log_warn("stored client %u is not taken over: %s", slot, strerror(-r));
         peer_close(ipc, p, NULL);
-        return 1; /* closed and removed already */
+        return 0;
     }
-    for (uint32_t i = 0; i < p->geometry.lanes_count; i++)
-        lane_redo(p, &p->lanes[i]);
-    for (uint32_t i = 0; i < p->geometry.lanes_count; i++)
-        lane_skip(p, i);
-    programs_count(p);
-    for (uint32_t i = 0; i < p->geometry.programs_count && p->state == PEER_ATTACHED; i++)
-        program_adopt(ipc, p, i);
-    if (p->state != PEER_ATTACHED)
-        return 1;
-    peer_watch(ipc, p);
+    peer_watch(ipc, p); /* before anything can close it: that removes its polls */
+    if (!region_repair(ipc, p))
+        return 0;
+    peer_own(ipc, p);
     peer_watch_session(ipc, p);
-    peer_row_update(ipc, p);
     lanes_wake(p);
     counter_add(ipc->counters, COUNTER_clients_reattached, 1);
     return 0;
 }
 
-static void stored_drop(uint32_t slot, const struct stored *st, int reason)
+/* What is not taken over keeps its slot until the fd store has forgotten its names. */
+static void stored_drop(struct ipc *ipc, uint32_t slot, const struct stored *st, int reason)
 {
     log_warn("stored client %u is not taken over: %s", slot, strerror(-reason));
+    uint8_t removals = 0;
     for (int kind = 0; kind < 4; kind++)
         if (st->fd[kind] >= 0) {
-            (void)shutdown(st->fd[kind],
-                           SHUT_RDWR); /* so that a live client notices; others: no-op */
+            (void)shutdown(st->fd[kind], SHUT_RDWR); /* a live client notices; files: no-op */
             (void)close(st->fd[kind]);
-            (void)peer_store_remove(slot, kind); /* the next start would meet it again */
+            removals |= (uint8_t)(1 << kind);
         }
+    struct peer *p = peer_take_slot(ipc, slot);
+    if (!p)
+        return; /* above our limit: the name is not used in this life */
+    p->state = PEER_LEAVING;
+    p->removals = removals;
+    if (!peer_leave(ipc, p))
+        TAILQ_INSERT_TAIL(&ipc->leaving, p, link);
 }
 
-void adopt_clients(struct ipc *ipc)
+static void sort_in(struct ipc *ipc, struct stored *all, const struct ipc_fd *in)
 {
-    struct stored *all = malloc(ipc->config.clients_max * sizeof *all);
-    if (!all) {
-        log_error("no memory to take over stored clients");
+    uint32_t slot;
+    int kind;
+    if (in->fd == ipc->listen_fd || in->fd == ipc->control_listen_fd)
+        return;
+    bool ours = name_parse(in->name, ipc->config.clients_max, &slot, &kind);
+    if (ours && all[slot].fd[kind] < 0) {
+        all[slot].fd[kind] = in->fd;
         return;
     }
+    log_warn("stored descriptor \"%s\" is %s: closed", in->name, ours ? "double" : "unknown");
+    (void)close(in->fd);
+    if (!ours) /* by name: it would take the one that we keep along */
+        (void)notify_fdstore_remove(in->name); /* no room: the next start meets it again */
+}
+
+int adopt_clients(struct ipc *ipc)
+{
+    struct stored *all = malloc(ipc->config.clients_max * sizeof *all);
+    if (!all)
+        return -ENOMEM;
     memset(all, 0xff, ipc->config.clients_max * sizeof *all);
-    for (uint32_t i = 0; i < ipc->config.inherited_count; i++) {
-        const struct ipc_fd *in = &ipc->config.inherited[i];
-        uint32_t slot;
-        int kind;
-        if (in->fd == ipc->listen_fd || in->fd == ipc->control_listen_fd)
-            continue;
-        if (name_parse(in->name, ipc->config.clients_max, &slot, &kind) && all[slot].fd[kind] < 0) {
-            all[slot].fd[kind] = in->fd;
-            continue;
-        }
-        log_warn("stored descriptor \"%s\" is unknown: closed and removed", in->name);
-        (void)close(in->fd); /* not ours: nothing to keep */
-        (void)notify_fdstore_remove(
-            in->name); /* if it has no room, the next start meets it again */
-    }
+    for (uint32_t i = 0; i < ipc->config.inherited_count; i++)
+        sort_in(ipc, all, &ipc->config.inherited[i]);
     for (uint32_t slot = 0; slot < ipc->config.clients_max; slot++) {
         const struct stored *st = &all[slot];
         if (st->fd[0] < 0 && st->fd[1] < 0 && st->fd[2] < 0 && st->fd[3] < 0)
             continue;
         int r = client_adopt(ipc, slot, st);
         if (r < 0)
-            stored_drop(slot, st, r);
+            stored_drop(ipc, slot, st, r);
     }
     free(all);
+    return 0;
 }

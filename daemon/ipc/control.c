@@ -1,7 +1,7 @@
 /* daemon/ipc/control.c — the administrator's socket: status.
  *
- * The kernel checks mode and group of the socket file at connect; we check again who it is, because
- * a descriptor can be inherited or passed on. The answer to STATUS is a read-only descriptor of the
+ * The kernel checks mode and group of the socket file at connect; we check again, by the credentials
+ * of the process that connected, because the file's mode can be wrong. The answer to STATUS is a read-only descriptor of the
  * counters page; whoever watches it costs the daemon nothing from then on. */
 #include <errno.h>
 #include <poll.h>
@@ -16,6 +16,7 @@
 #include "daemon/ipc/state.h"
 
 #define GROUPS_MAX 256
+#define REQUESTS_MAX 16 /* of one connection in one turn */
 
 /* The group that may connect: that of the socket file. */
 static bool control_gid(const struct ipc *ipc, gid_t *ret_gid)
@@ -52,12 +53,23 @@ static bool allowed(const struct ipc *ipc, int fd, struct ucred *cred)
     return false;
 }
 
-static uint32_t free_place(const struct ipc *ipc)
+static void control_close(struct ipc *ipc, uint32_t place)
 {
-    uint32_t i = 0;
-    while (i < IPC_CONTROLS_MAX && ipc->controls[i] >= 0)
-        i++;
-    return i;
+    (void)uring_poll_remove(ipc->uring,
+                            tag_make(TAG_CONTROL, ipc->control_generation[place], place));
+    (void)close(ipc->controls[place]);
+    ipc->controls[place] = -1;
+}
+
+/* A free place; when all are taken, that of the connection which came first. */
+static uint32_t place_take(struct ipc *ipc)
+{
+    for (uint32_t i = 0; i < IPC_CONTROLS_MAX; i++)
+        if (ipc->controls[i] < 0)
+            return i;
+    uint32_t place = ipc->controls_next++ % IPC_CONTROLS_MAX;
+    control_close(ipc, place);
+    return place;
 }
 
 void control_accept(struct ipc *ipc)
@@ -67,12 +79,12 @@ void control_accept(struct ipc *ipc)
         if (fd < 0)
             return;
         struct ucred cred = {0};
-        uint32_t place = free_place(ipc);
-        if (place == IPC_CONTROLS_MAX || !allowed(ipc, fd, &cred)) {
+        if (!allowed(ipc, fd, &cred)) {
             log_warn("control: refused uid %u pid %d", cred.uid, cred.pid);
             (void)close(fd);
             continue;
         }
+        uint32_t place = place_take(ipc);
         ipc->controls[place] = fd;
         ipc->control_generation[place]++;
         if (uring_poll_add(ipc->uring, fd, POLLIN | POLLRDHUP,
@@ -81,14 +93,6 @@ void control_accept(struct ipc *ipc)
             (void)close(fd);
         }
     }
-}
-
-static void control_close(struct ipc *ipc, uint32_t place)
-{
-    (void)uring_poll_remove(ipc->uring,
-                            tag_make(TAG_CONTROL, ipc->control_generation[place], place));
-    (void)close(ipc->controls[place]);
-    ipc->controls[place] = -1;
 }
 
 static bool reply_send(int fd, const struct control_reply *reply, int page_fd)
@@ -120,16 +124,17 @@ static uint16_t request_check(const struct control_request *request, ssize_t byt
     return request->op == CONTROL_OP_STATUS ? DYNASOR_OK : DYNASOR_E_UNSUPPORTED;
 }
 
-void control_ready(struct ipc *ipc, uint32_t place)
+/* One request. False: there is none, or the connection is gone. */
+static bool request_serve(struct ipc *ipc, uint32_t place)
 {
     struct control_request request;
     struct control_reply reply = {.magic = CONTROL_MAGIC, .version = CONTROL_VERSION};
     ssize_t n = recv(ipc->controls[place], &request, sizeof request, MSG_DONTWAIT | MSG_TRUNC);
     if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR))
-        return;
+        return false;
     if (n <= 0) {
         control_close(ipc, place);
-        return;
+        return false;
     }
     reply.status = request_check(&request, n);
     reply.page_bytes = ipc->counters_bytes;
@@ -142,6 +147,19 @@ void control_ready(struct ipc *ipc, uint32_t place)
     bool sent = reply_send(ipc->controls[place], &reply, page_fd);
     if (page_fd >= 0)
         (void)close(page_fd);
-    if (!sent || reply.status != DYNASOR_OK)
-        control_close(ipc, place);
+    if (sent && reply.status == DYNASOR_OK)
+        return true;
+    control_close(ipc, place);
+    return false;
+}
+
+void control_ready(struct ipc *ipc, uint32_t place, bool last)
+{
+    for (int i = 0; i < REQUESTS_MAX && request_serve(ipc, place); i++)
+        if (i + 1 == REQUESTS_MAX) { /* who asks so much in one go gets no more */
+            control_close(ipc, place);
+            return;
+        }
+    if (last && ipc->controls[place] >= 0)
+        control_close(ipc, place); /* its poll is over; dynasorctl connects again */
 }

@@ -261,6 +261,22 @@ static bool take_other(struct ipc *ipc, struct peer *p, const union wire_record 
     return true;
 }
 
+/* A SUBMIT needs a slot for its answer, and its payload time of this thread that its uid may have. */
+static bool may_submit(struct ipc *ipc, struct peer *p, struct lane *l,
+                       const struct wire_submit *submit)
+{
+    l->stalled = !lane_credit(ipc, p, l, 1);
+    if (l->stalled || p->state != PEER_ATTACHED)
+        return false;
+    if (!(submit->flags & WIRE_SUBMIT_PAYLOAD))
+        return true;
+    l->throttled_until_ns = quota_bytes_due_ns(p->user, ipc->now_ns);
+    if (l->throttled_until_ns)
+        return false;
+    quota_bytes_take(p->user, submit->bytes);
+    return true;
+}
+
 uint32_t inbox_drain(struct ipc *ipc, struct peer *p, uint32_t lane_index)
 {
     struct lane *l = &p->lanes[lane_index];
@@ -277,13 +293,13 @@ uint32_t inbox_drain(struct ipc *ipc, struct peer *p, uint32_t lane_index)
             peer_violation(ipc, p, &fault);
             return taken + 1;
         }
-        /* Its answer must have a slot before it is taken. */
-        l->stalled = !lane_credit(ipc, p, l, 1);
-        if (l->stalled || p->state != PEER_ATTACHED)
-            break;
         union wire_record record;
         uint64_t pos = l->rx.pos;
         ring_rx_take(&l->rx, record.word);
+        if (record.op == WIRE_OP_SUBMIT && !may_submit(ipc, p, l, &record.submit)) {
+            l->rx.pos = pos; /* it stays; what is read of it later is a fetch of its own */
+            break;
+        }
         taken++;
         bool alive = true;
         if (record.op != WIRE_OP_SUBMIT)

@@ -22,6 +22,7 @@
 #define FDS_PER_CLIENT 4u /* socket, C2D, doorbell, pidfd */
 #define EVENTS_MAX 64u    /* reactor events of a turn */
 #define HOUSEKEEPING_NS (10 * NS_PER_MS)
+#define EXPIRY_NS (50 * NS_PER_MS) /* how late a timeout may be noticed */
 #define URING_ENTRIES 1024u
 
 static int fail(char *message, size_t bytes, const char *what, int r)
@@ -180,7 +181,8 @@ int ipc_new(const struct ipc_config *config, struct programs *programs, struct i
     if (r < 0) {
         (void)fail(message, message_bytes,
                    "io_uring is required (kernel.io_uring_disabled, seccomp?): io_uring_setup", r);
-        ipc_free(ipc, false);
+        ipc_stop(ipc, false);
+        ipc_free(ipc);
         return r;
     }
     if ((r = pools_new(ipc)) < 0)
@@ -192,7 +194,8 @@ int ipc_new(const struct ipc_config *config, struct programs *programs, struct i
     else if ((r = signals_open(ipc)) < 0)
         (void)fail(message, message_bytes, "signalfd", r);
     if (r < 0) {
-        ipc_free(ipc, false);
+        ipc_stop(ipc, false);
+        ipc_free(ipc);
         return r;
     }
     *ret_ipc = ipc;
@@ -204,23 +207,30 @@ static void peers_close(struct ipc *ipc, bool keep)
     struct wire_fault shutdown_fault = {.status = DYNASOR_E_SHUTDOWN};
     for (uint32_t slot = 0; slot < ipc->slots_fresh; slot++) {
         struct peer *p = ipc_peer(ipc, slot);
-        if (keep && p->stored && p->state == PEER_ATTACHED)
+        if (keep && p->kept && p->state == PEER_ATTACHED)
             continue; /* the kernel tells the client when we exit; the next daemon goes on */
         if (p->state == PEER_HELLO || p->state == PEER_ATTACHED)
             peer_close(ipc, p, &shutdown_fault);
     }
 }
 
-void ipc_free(struct ipc *ipc, bool keep)
+void ipc_stop(struct ipc *ipc, bool keep)
+{
+    listener_close(ipc);
+    if (ipc->peers_base && ipc->uring)
+        peers_close(ipc, keep);
+    for (uint32_t i = 0; i < ipc->keepers_count && ipc->keepers; i++)
+        if (ipc->keepers[i])
+            keeper_stop(ipc->keepers[i]);
+}
+
+void ipc_free(struct ipc *ipc)
 {
     if (!ipc)
         return;
-    if (ipc->peers_base && ipc->uring)
-        peers_close(ipc, keep);
     for (uint32_t i = 0; i < IPC_CONTROLS_MAX; i++)
         if (ipc->controls[i] >= 0)
             (void)close(ipc->controls[i]); /* nothing owed */
-    listener_close(ipc);
     if (ipc->signal_fd >= 0)
         (void)close(ipc->signal_fd);
     uring_free(ipc->uring);
@@ -244,19 +254,15 @@ void ipc_keeper_run(struct ipc *ipc, uint32_t keeper)
     keeper_run(ipc->keepers[keeper]);
 }
 
-void ipc_stop_keepers(struct ipc *ipc)
-{
-    for (uint32_t i = 0; i < ipc->keepers_count; i++)
-        keeper_stop(ipc->keepers[i]);
-}
-
 int ipc_start(struct ipc *ipc, uint64_t now_ns, char *message, size_t message_bytes)
 {
     ipc->now_ns = now_ns;
     int r = listener_open(ipc, message, message_bytes);
     if (r < 0)
         return r;
-    adopt_clients(ipc);
+    r = adopt_clients(ipc);
+    if (r < 0)
+        return fail(message, message_bytes, "stored clients", r);
     r = uring_submit(ipc->uring);
     return r < 0 ? fail(message, message_bytes, "io_uring", r) : 0;
 }
@@ -333,7 +339,7 @@ static void dispatch(struct ipc *ipc, const struct uring_event *event)
         break;
     case TAG_CONTROL:
         if (ipc->controls[slot] >= 0 && (ipc->control_generation[slot] & 0xffffffu) == generation)
-            control_ready(ipc, slot);
+            control_ready(ipc, slot, event->last);
         break;
     case TAG_SIGNAL:
         signal_ready(ipc);
@@ -392,7 +398,8 @@ static uint32_t lane_poll(struct ipc *ipc, struct peer *p, uint32_t lane_index)
         outbox_retry(ipc, p, lane_index);
         work += limit != l->tx.limit;
     }
-    if (work || p->state != PEER_ATTACHED || ipc->now_ns - l->active_ns < LANE_HOT_NS)
+    if (work || p->state != PEER_ATTACHED || ipc->now_ns - l->active_ns < LANE_HOT_NS ||
+        l->throttled_until_ns > ipc->now_ns)
         return work;
     if (lane_cool(p, l))
         p->lanes_hot = (uint16_t)(p->lanes_hot & ~(1u << lane_index));
@@ -466,19 +473,27 @@ uint32_t ipc_poll(struct ipc *ipc, uint64_t now_ns)
 /* Whether something waits for a clock that no descriptor rings. */
 static uint64_t timer_due(const struct ipc *ipc, uint64_t until_ns)
 {
-    bool timers = !TAILQ_EMPTY(&ipc->hello) || !TAILQ_EMPTY(&ipc->blocked) ||
-                  !TAILQ_EMPTY(&ipc->leaving) || !TAILQ_EMPTY(&ipc->storing) || ipc->accept_ready;
-    uint64_t due_ns = ipc->now_ns + HOUSEKEEPING_NS;
-    return timers && due_ns < until_ns ? due_ns : until_ns;
+    bool soon = !TAILQ_EMPTY(&ipc->leaving) || !TAILQ_EMPTY(&ipc->storing) || ipc->accept_ready;
+    bool later = !TAILQ_EMPTY(&ipc->hello) || !TAILQ_EMPTY(&ipc->blocked);
+    uint64_t due_ns = soon    ? ipc->now_ns + HOUSEKEEPING_NS
+                      : later ? ipc->now_ns + EXPIRY_NS
+                              : UINT64_MAX;
+    return due_ns < until_ns ? due_ns : until_ns;
 }
 
-static bool all_cool(struct ipc *ipc)
+/* Every lane that a bell can bring back; a throttled one stays hot, a clock brings it on. */
+static bool all_cool(struct ipc *ipc, uint64_t *until_ns)
 {
     struct peer *next;
     for (struct peer *p = TAILQ_FIRST(&ipc->hot); p; p = next) {
         next = TAILQ_NEXT(p, link);
         for (uint32_t mask = p->lanes_hot; mask; mask &= mask - 1) {
             uint32_t i = (uint32_t)__builtin_ctz(mask);
+            uint64_t due_ns = p->lanes[i].throttled_until_ns;
+            if (due_ns > ipc->now_ns) {
+                *until_ns = due_ns < *until_ns ? due_ns : *until_ns;
+                continue;
+            }
             if (!lane_cool(p, &p->lanes[i]))
                 return false; /* stays hot; a raised need costs the client one needless ring */
             p->lanes_hot = (uint16_t)(p->lanes_hot & ~(1u << i));
@@ -506,7 +521,7 @@ bool ipc_sleep(struct ipc *ipc, uint64_t now_ns, uint64_t until_ns)
 {
     ipc->now_ns = now_ns;
     cpu_publish(ipc);
-    if (!all_cool(ipc) || uring_pending(ipc->uring))
+    if (!all_cool(ipc, &until_ns) || uring_pending(ipc->uring))
         return false;
     counters_publish(ipc);
     uint64_t due_ns = timer_due(ipc, until_ns);

@@ -45,15 +45,17 @@ struct ipc_config {
 int ipc_new(const struct ipc_config *config, struct programs *programs, struct ipc **ret_ipc,
             char *message, size_t message_bytes);
 
-/* Ends all sessions. keep: a service manager holds the clients' descriptors for the next daemon, so
- * they are not told goodbye. */
-void ipc_free(struct ipc *ipc, bool keep);
+/* Stops listening, says goodbye to the clients and ends the keepers. keep: a service manager holds
+ * the clients' descriptors for the next daemon; those clients are left as they are, and the end of
+ * the keepers tells them that we are gone. */
+void ipc_stop(struct ipc *ipc, bool keep);
+/* After ipc_stop() and the end of the keeper threads. */
+void ipc_free(struct ipc *ipc);
 
 /* Keeper threads (keeper.h): how many the caller has to start, and the body of each. They must run
- * before ipc_start(), and end after ipc_stop_keepers(). */
+ * before ipc_start(), and end after ipc_stop(). */
 uint32_t ipc_keepers_count(const struct ipc *ipc);
 void ipc_keeper_run(struct ipc *ipc, uint32_t keeper);
-void ipc_stop_keepers(struct ipc *ipc);
 
 /* Takes over the inherited clients and begins to listen. */
 int ipc_start(struct ipc *ipc, uint64_t now_ns, char *message, size_t message_bytes);

@@ -82,6 +82,7 @@ static int socket_open(const char *path, uint32_t mode, const char *group, char 
     mode_t umask_before = umask(0777); /* nobody connects before mode and group are set */
     r = bind(fd, (const struct sockaddr *)&addr, sizeof addr) == 0 ? 0 : -errno;
     (void)umask(umask_before);
+    bool bound = r == 0;
     if (r == 0 && (r = group_set(path, group)) < 0)
         (void)fail(message, message_bytes, "group of", path, r);
     else if (r == 0 && chmod(path, mode) != 0)
@@ -93,6 +94,8 @@ static int socket_open(const char *path, uint32_t mode, const char *group, char 
     if (r == 0)
         return fd;
     (void)close(fd); /* never served */
+    if (bound)
+        (void)unlink(path); /* ours, and nobody can use it */
     return r;
 }
 
@@ -147,6 +150,8 @@ void listener_close(struct ipc *ipc)
         (void)close(ipc->listen_fd);
     if (ipc->control_listen_fd >= 0)
         (void)close(ipc->control_listen_fd);
+    ipc->listen_fd = ipc->control_listen_fd = -1;
+    ipc->unlink_socket = ipc->unlink_control = false;
 }
 
 static void reply_init(const struct ipc *ipc, struct wire_reply *reply)
@@ -277,6 +282,7 @@ static int session_open(struct ipc *ipc, struct peer *p, const struct wire_hello
     if (r == 0) {
         struct wire_reply reply;
         reply_init(ipc, &reply);
+        reply.version = p->version;
         reply.features = p->features;
         reply.prompt_bytes_max = ipc->config.prompt_bytes;
         reply.max_tokens_max = ipc->config.max_tokens;
@@ -297,7 +303,8 @@ static void hello_accept(struct ipc *ipc, struct peer *p, const struct wire_hell
 {
     struct wire_fault fault;
     region_geometry_init(&p->geometry, hello->lanes_count, hello->arena_bytes);
-    p->features = hello->features_wanted & WIRE_FEATURES_KNOWN;
+    p->version = hello->version_max < WIRE_VERSION_MAX ? hello->version_max : WIRE_VERSION_MAX;
+    p->features = (hello->features_wanted | hello->features_required) & WIRE_FEATURES_KNOWN;
     if (peer_charge_region(ipc, p, &fault) < 0) {
         refuse(ipc, p->socket_fd, &fault);
         peer_close(ipc, p, NULL);
@@ -306,13 +313,14 @@ static void hello_accept(struct ipc *ipc, struct peer *p, const struct wire_hell
     int r = session_open(ipc, p, hello);
     if (r < 0) {
         log_warn("client %u uid %u: session not opened: %s", p->slot, p->uid, strerror(-r));
+        fault = (struct wire_fault){.status = DYNASOR_E_SYSTEM, .got = (uint64_t)-r};
         if (p->state == PEER_HELLO)
-            refuse_limit(ipc, p->socket_fd);
+            refuse(ipc, p->socket_fd, &fault);
         peer_close(ipc, p, NULL);
         return;
     }
+    peer_own(ipc, p);
     peer_watch_session(ipc, p);
-    peer_row_update(ipc, p);
     counter_add(ipc->counters, COUNTER_clients_accepted, 1);
     log_debug("client %u uid %u pid %u attached: %u lanes", p->slot, p->uid, p->pid,
               p->geometry.lanes_count);
@@ -343,6 +351,12 @@ void listener_expire(struct ipc *ipc)
 {
     uint64_t timeout_ns = ipc->config.handshake_timeout_ms * NS_PER_MS;
     struct peer *p;
-    while ((p = TAILQ_FIRST(&ipc->hello)) && ipc->now_ns - p->since_ns > timeout_ns)
+    while ((p = TAILQ_FIRST(&ipc->hello)) && ipc->now_ns - p->since_ns > timeout_ns) {
+        struct wire_fault fault = {.status = DYNASOR_E_TIMEOUT,
+                                   .field = DYNASOR_FIELD_HELLO,
+                                   .hi = timeout_ns,
+                                   .got = ipc->now_ns - p->since_ns};
+        refuse(ipc, p->socket_fd, &fault);
         peer_close(ipc, p, NULL);
+    }
 }

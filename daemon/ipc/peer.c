@@ -172,7 +172,7 @@ static void lanes_start(struct peer *p, bool adopt, uint64_t now_ns)
 static void header_init(struct peer *p, const uint8_t uuid[16])
 {
     struct region_d2c_header *h = (struct region_d2c_header *)(void *)p->d2c;
-    h->version = WIRE_VERSION_MAX;
+    h->version = p->version;
     h->slot = p->slot;
     h->layout_hash = wire_layout_hash();
     h->features = p->features;
@@ -182,6 +182,16 @@ static void header_init(struct peer *p, const uint8_t uuid[16])
     h->geometry = p->geometry;
     /* ORDER(region_magic) publish: the header is complete. */
     shm_store_release_u64(&h->magic, REGION_MAGIC);
+}
+
+static void peer_row_update(struct ipc *ipc, struct peer *p)
+{
+    struct counters_row *row = &ipc->rows[p->slot];
+    shm_store_u32(&row->slot, p->slot);
+    shm_store_u32(&row->uid, p->uid);
+    shm_store_u32(&row->pid, p->pid);
+    shm_store_u64(&row->region_bytes, p->region_bytes);
+    shm_store_u32(&row->state, 1);
 }
 
 int peer_attach(struct ipc *ipc, struct peer *p, int d2c_fd, const uint8_t *uuid)
@@ -202,15 +212,20 @@ int peer_attach(struct ipc *ipc, struct peer *p, int d2c_fd, const uint8_t *uuid
     if (!adopt)
         header_init(p, uuid);
     lanes_start(p, adopt, ipc->now_ns);
-    struct region_owner *owner = peer_owner(ipc, p);
-    struct keeper *keeper = peer_keeper(ipc, p);
-    shm_store_u32(&owner->word, keeper_tid(keeper) | REGION_OWNER_WAITERS);
-    keeper_add(keeper, &p->keeper_node);
-    /* ORDER(owner_generation) publish: the region is ours and its positions are right. */
-    shm_store_release_u64(&owner->generation, ipc->generation);
     p->state = PEER_ATTACHED;
+    peer_row_update(ipc, p); /* before the client knows that it is connected */
     peer_heat(ipc, p, (1u << p->geometry.lanes_count) - 1);
     return 0;
+}
+
+void peer_own(struct ipc *ipc, struct peer *p)
+{
+    struct region_owner *owner = peer_owner(ipc, p);
+    struct keeper *keeper = peer_keeper(ipc, p);
+    /* ORDER(owner_generation) publish: the region is ours and its positions are right. */
+    shm_store_release_u64(&owner->generation, ipc->generation);
+    shm_store_release_u32(&owner->word, keeper_tid(keeper) | REGION_OWNER_WAITERS);
+    keeper_add(keeper, &p->keeper_node);
 }
 
 void peer_watch(struct ipc *ipc, struct peer *p)
@@ -267,7 +282,8 @@ static void programs_drop(struct ipc *ipc, struct peer *p)
 static void region_detach(struct ipc *ipc, struct peer *p)
 {
     struct region_owner *owner = peer_owner(ipc, p);
-    keeper_remove(peer_keeper(ipc, p), &p->keeper_node);
+    if (p->keeper_node.prev) /* not yet, when re-attaching failed half-way */
+        keeper_remove(peer_keeper(ipc, p), &p->keeper_node);
     /* The same sign that the kernel would leave, so that sleepers notice at once. */
     shm_store_u32(&owner->word, REGION_OWNER_DIED | REGION_OWNER_WAITERS);
     (void)syscall(SYS_futex, &owner->word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
@@ -371,6 +387,7 @@ static bool store_some(struct peer *p, int d2c_fd)
         p->stores = (uint8_t)(p->stores & ~(1 << kind));
         p->stored = true;
     }
+    p->kept = true;
     return true;
 }
 
@@ -409,14 +426,4 @@ bool peer_leave(struct ipc *ipc, struct peer *p)
     }
     peer_untake(ipc, p);
     return true;
-}
-
-void peer_row_update(struct ipc *ipc, struct peer *p)
-{
-    struct counters_row *row = &ipc->rows[p->slot];
-    shm_store_u32(&row->slot, p->slot);
-    shm_store_u32(&row->uid, p->uid);
-    shm_store_u32(&row->pid, p->pid);
-    shm_store_u64(&row->region_bytes, p->region_bytes);
-    shm_store_u32(&row->state, 1);
 }

@@ -38,8 +38,9 @@ struct lane {
     uint32_t open_count;
     uint32_t blocked_first; /* jobs that wait for credit, PROGRAM_NONE: none */
     uint32_t blocked_last;
-    bool stalled;   /* a record waits for room for its answer */
-    bool published; /* in this turn's list of wakes */
+    bool stalled;                /* a record waits for room for its answer */
+    uint64_t throttled_until_ns; /* a payload waits: its uid handed in too much; 0: no */
+    bool published;              /* in this turn's list of wakes */
 };
 
 enum peer_state { PEER_FREE = 0, PEER_HELLO, PEER_ATTACHED, PEER_LEAVING };
@@ -66,6 +67,7 @@ struct peer {
     int32_t bell_fd;
     int32_t pid_fd;
     int32_t d2c_fd;      /* only while the peer waits for the fd store; otherwise -1 */
+    uint16_t version;    /* of the ABI, as negotiated */
     uint32_t daemon_cpu; /* as last published */
     uint16_t lanes_hot;  /* bit i: lane i is polled */
     uint8_t state;
@@ -73,7 +75,8 @@ struct peer {
     uint8_t removals; /* bit i: fd-store name i is still to be removed */
     bool hot;
     bool blocked;
-    bool stored; /* the fd store holds its descriptors */
+    bool stored; /* the fd store holds some of its descriptors */
+    bool kept;   /* all four: the next daemon goes on with it */
     struct wire_geometry geometry;
     struct lane lanes[DYNASOR_LANES_MAX];
 };
@@ -103,6 +106,8 @@ void peer_close(struct ipc *ipc, struct peer *peer, const struct wire_fault *rea
 /* Maps the regions and starts the lanes of a peer whose descriptors, geometry, uid and user are set.
  * uuid: 16 bytes of the hello; NULL: the region lived on, go on where it says. */
 int peer_attach(struct ipc *ipc, struct peer *peer, int d2c_fd, const uint8_t *uuid);
+/* Says that the region is ours: owner word, robust list, generation. After the region is right. */
+void peer_own(struct ipc *ipc, struct peer *peer);
 void peer_watch(struct ipc *ipc, struct peer *peer); /* polls its socket */
 void peer_watch_session(struct ipc *ipc,
                         struct peer *peer); /* and, attached, its doorbell and process */
@@ -112,4 +117,3 @@ void peer_store(struct ipc *ipc, struct peer *peer, int d2c_fd); /* into the fd 
 void peer_store_retry(struct ipc *ipc);                          /* those that it had no room for */
 int peer_store_remove(uint32_t slot, int kind);                  /* kind: s, c, d, e as 0 .. 3 */
 bool peer_leave(struct ipc *ipc, struct peer *peer);             /* out of it; false: try again */
-void peer_row_update(struct ipc *ipc, struct peer *peer);

@@ -9,6 +9,7 @@ struct quota_user {
     uint32_t uid;
     uint32_t refs_count; /* 0: free row */
     uint64_t used[QUOTA_KINDS];
+    uint64_t bucket_paid_ns; /* when the bytes taken so far are made up for */
 };
 
 struct quota {
@@ -90,6 +91,21 @@ void quota_give(struct quota *q, struct quota_user *user, enum quota_kind kind, 
     ASSERT(amount <= user->used[kind]);
     user->used[kind] -= amount;
     q->total[kind] -= amount;
+}
+
+/* The bucket as one number: the time at which what was taken is made up for, never further back than
+ * a burst ago. */
+uint64_t quota_bytes_due_ns(struct quota_user *user, uint64_t now_ns)
+{
+    uint64_t burst_ns = (uint64_t)QUOTA_BURST_BYTES * QUOTA_BYTE_NS;
+    if (now_ns > burst_ns && user->bucket_paid_ns < now_ns - burst_ns)
+        user->bucket_paid_ns = now_ns - burst_ns;
+    return user->bucket_paid_ns < now_ns ? 0 : user->bucket_paid_ns + 1;
+}
+
+void quota_bytes_take(struct quota_user *user, uint64_t bytes)
+{
+    user->bucket_paid_ns += bytes * QUOTA_BYTE_NS;
 }
 
 uint64_t quota_used(const struct quota_user *user, enum quota_kind kind)

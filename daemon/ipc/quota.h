@@ -4,7 +4,7 @@
  * by the same amount when it goes; the sums are exact and cannot overflow. A uid's row lives as long
  * as somebody refers to it, so there are never more rows than clients.
  *
- * Thread: control. Memory: fixed at quota_new(). Time: O(1).
+ * Thread: control. Memory: fixed at quota_new(). Time: O(1), quota_ref() O(users).
  * Invariant: used <= max for each kind; a row without references has used 0 everywhere. */
 #pragma once
 #include <stdbool.h>
@@ -36,6 +36,16 @@ bool quota_charge(struct quota *quota, struct quota_user *user, enum quota_kind 
 /* Asserts that so much was charged. */
 void quota_give(struct quota *quota, struct quota_user *user, enum quota_kind kind,
                 uint64_t amount);
+
+/* Bytes that a uid hands in cost this thread time, refused ones too: a bucket of QUOTA_BURST_BYTES,
+ * filled by one byte each QUOTA_BYTE_NS. A uid may go on while its bucket is not empty, by any
+ * amount; then it waits until what it took is made up for. */
+#define QUOTA_BURST_BYTES 262144u
+#define QUOTA_BYTE_NS 4u
+
+/* 0: the uid may hand in more; otherwise when it may (CLOCK_MONOTONIC ns). */
+uint64_t quota_bytes_due_ns(struct quota_user *user, uint64_t now_ns);
+void quota_bytes_take(struct quota_user *user, uint64_t bytes);
 
 uint64_t quota_used(const struct quota_user *user, enum quota_kind kind);
 uint64_t quota_max(const struct quota *quota, enum quota_kind kind);

@@ -55,6 +55,7 @@ struct ipc {
     int signal_fd;
     int controls[IPC_CONTROLS_MAX]; /* -1: free */
     uint32_t control_generation[IPC_CONTROLS_MAX];
+    uint32_t controls_next; /* whose place is taken when none is free */
     bool unlink_socket;
     bool unlink_control;
     bool accept_ready;
@@ -98,7 +99,7 @@ void listener_expire(struct ipc *ipc);
 
 /* control.c — the administrator's socket. */
 void control_accept(struct ipc *ipc);
-void control_ready(struct ipc *ipc, uint32_t index);
+void control_ready(struct ipc *ipc, uint32_t place, bool last);
 
 /* inbox.c — submissions. Returns the records taken. May close the peer. */
 uint32_t inbox_drain(struct ipc *ipc, struct peer *peer, uint32_t lane_index);
@@ -120,4 +121,4 @@ void outbox_expire(struct ipc *ipc);
 void job_free(struct ipc *ipc, uint32_t handle); /* gives back what the program held */
 
 /* adopt.c — what the daemon before left in the fd store. */
-void adopt_clients(struct ipc *ipc);
+int adopt_clients(struct ipc *ipc);

@@ -121,14 +121,27 @@ static uint32_t step_collect(struct sched *s, uint64_t now_ns)
     return s->result_count;
 }
 
+/* Moves everything up to last behind the rest. */
+static void rotate(struct sched *s, struct seq *last)
+{
+    struct seq *q;
+    do {
+        q = TAILQ_FIRST(&s->runnable);
+        TAILQ_REMOVE(&s->runnable, q, link);
+        TAILQ_INSERT_TAIL(&s->runnable, q, link);
+    } while (q != last);
+}
+
 static uint32_t step_post(struct sched *s, uint64_t now_ns)
 {
     uint32_t count = 0;
     struct seq *q;
+    struct seq *last = NULL;
     TAILQ_FOREACH(q, &s->runnable, link)
     {
         if (count == s->rows_max)
             break;
+        last = q;
         s->rows[count++] = (struct engine_row){.seq = (uint32_t)(q - s->seqs),
                                                .seq_generation = q->generation,
                                                .position = q->position,
@@ -142,6 +155,8 @@ static uint32_t step_post(struct sched *s, uint64_t now_ns)
     ASSERT(r == ENGINE_OK); /* we post only when nothing is in flight */
     s->in_flight = true;
     s->steps_count++;
+    if (TAILQ_NEXT(last, link)) /* some had to wait: they come first next time */
+        rotate(s, last);
     return count;
 }
 

@@ -1,8 +1,9 @@
 /* daemon/sched/sched.h — which branches run in the next step.
  *
  * Knows sequences (branches) of opaque groups; knows neither programs nor clients. Order: first
- * come, first served; up to rows_max rows a step. A sequence that is removed or paused while a step
- * is in flight has its row of that step discarded (removed) or delivered (paused).
+ * come, first served, up to rows_max rows a step; when there are more, they take turns. A sequence
+ * that is removed or paused while a step is in flight has its row of that step discarded (removed)
+ * or delivered (paused).
  *
  * Thread: control. Memory: fixed at sched_new(). Time: add, remove O(1); poll O(rows).
  * Fails: sched_add() says SCHED_NONE when all sequences are taken. */

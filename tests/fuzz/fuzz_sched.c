@@ -184,6 +184,14 @@ static void results_read(struct rig *r, struct model *m)
     m->rows_count = m->rows_read = 0;
 }
 
+static void queue_rotate(struct model *m, uint32_t by)
+{
+    uint32_t before[PLACES_MAX];
+    memcpy(before, m->queue, sizeof before);
+    for (uint32_t i = 0; i < m->queue_count; i++)
+        m->queue[i] = before[(i + by) % m->queue_count];
+}
+
 static void sched_step(struct rig *r, struct model *m)
 {
     bool in_flight = m->rows_count > 0;
@@ -193,6 +201,8 @@ static void sched_step(struct rig *r, struct model *m)
                       : due_ns == (m->queue_count ? 0 : UINT64_MAX));
     for (uint32_t i = 0; !in_flight && i < m->queue_count && i < r->rows_max; i++)
         m->row[m->rows_count++] = (struct model_row){m->queue[i], m->seq[m->queue[i]].user};
+    if (!in_flight && m->queue_count > r->rows_max) /* who had to wait comes first next time */
+        queue_rotate(m, r->rows_max);
     uint32_t work = sched_poll(r->sched, r->now_ns);
     REQUIRE(sched_steps_count(r->sched) == steps_count + (!in_flight && m->rows_count));
     /* A step in flight has its due time in the future; collected, the next is due now or never. */

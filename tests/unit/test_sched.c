@@ -116,7 +116,7 @@ static void sched_results_come_in_order_of_arrival_with_positions_from_zero(void
     rig_close(&r);
 }
 
-static void sched_takes_rows_max_first_comers_and_the_next_when_they_go(void **state)
+static void sched_first_comers_come_first_and_more_than_rows_max_take_turns(void **state)
 {
     struct rig r;
     uint32_t seq[10];
@@ -124,18 +124,18 @@ static void sched_takes_rows_max_first_comers_and_the_next_when_they_go(void **s
     rig_open(&r, 16, 4);
     for (uint32_t user = 0; user < 10; user++)
         seq[user] = add(&r, user);
-    for (uint32_t position = 0; position < 3; position++) {
+    for (uint32_t at = 0; at < 12; at += 4) {
         assert_int_equal(step(&r), 4);
         for (uint32_t i = 0; i < 4; i++)
-            expect(&r, i, i, position);
+            expect(&r, i, (at + i) % 10, (at + i) / 10);
     }
-    sched_remove(r.sched, seq[1]);
     sched_remove(r.sched, seq[3]);
-    assert_int_equal(step(&r), 4);
-    expect(&r, 0, 0, 3);
-    expect(&r, 1, 2, 3);
-    expect(&r, 2, 4, 0);
-    expect(&r, 3, 5, 0);
+    sched_remove(r.sched, seq[5]);
+    assert_int_equal(step(&r), 4); /* 2 is next; 3 and 5 are gone */
+    expect(&r, 0, 2, 1);
+    expect(&r, 1, 4, 1);
+    expect(&r, 2, 6, 1);
+    expect(&r, 3, 7, 1);
     rig_close(&r);
 }
 
@@ -424,7 +424,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sched_without_sequences_is_idle),
         cmocka_unit_test(sched_results_come_in_order_of_arrival_with_positions_from_zero),
-        cmocka_unit_test(sched_takes_rows_max_first_comers_and_the_next_when_they_go),
+        cmocka_unit_test(sched_first_comers_come_first_and_more_than_rows_max_take_turns),
         cmocka_unit_test(sched_a_prompt_is_paid_for_once_in_its_first_step),
         cmocka_unit_test(sched_a_prompt_paused_before_its_first_step_is_still_owed),
         cmocka_unit_test(sched_a_paused_sequence_takes_part_in_no_step),
