@@ -125,8 +125,7 @@ DAEMON   := $(if $(wildcard daemon/main.c),$(B)/bin/dynasord)
 TOOLS    := $(patsubst tools/%.c,$(B)/bin/%,$(TOOL_SRC))
 EXAMPLES := $(patsubst client/examples/%.c,$(B)/examples/%,$(EXAMPLE_SRC))
 SO       := $(B)/lib/libdynasor-client.so
-LIBRARY  := $(if $(CLIENT_SRC),$(SO).1 $(SO) $(B)/lib/libdynasor-client.a \
-              $(if $(wildcard client/dynasor-client.pc.in),$(B)/lib/dynasor-client.pc))
+LIBRARY  := $(if $(CLIENT_SRC),$(SO).1 $(SO) $(B)/lib/libdynasor-client.a)
 # Everything but main functions, for tools and tests: an archive, so a test links only what it uses
 # and may replace a whole file by its own.
 INTERNAL := $(B)/lib/internal.a
@@ -166,11 +165,6 @@ $(B)/lib/libdynasor-client.a: $(call pic,$(CLIENT_SRC) $(SHM_SRC))
 	$(link)
 	$(Q)$(LD) -r -o $@.o $^ && $(OBJCOPY) --localize-hidden $@.o
 	$(Q)rm -f $@ && $(AR) rcs $@ $@.o && rm -f $@.o
-
-$(B)/lib/dynasor-client.pc: client/dynasor-client.pc.in Makefile
-	@mkdir -p $(@D)
-	$(Q)sed -e 's|@PREFIX@|$(PREFIX)|g' -e 's|@LIBDIR@|$(LIBDIR)|g' \
-	    -e 's|@INCLUDEDIR@|$(PREFIX)/include|g' -e 's|@VERSION@|$(VERSION)|g' $< > $@
 
 $(EXAMPLES): $(B)/examples/%: $(B)/obj/client/examples/%.o $(SO)
 	$(link)
@@ -312,11 +306,14 @@ lint: ## layers, banned calls, sizes, ORDER pairs, headers alone, clang
 # ---- installation -------------------------------------------------------------------------------
 
 D = $(DESTDIR)$(PREFIX)
-SYSUSERS := $(firstword $(wildcard systemd/sysusers.d/*.conf systemd/*sysusers* ))
-TMPFILES := $(firstword $(wildcard systemd/tmpfiles.d/*.conf systemd/*tmpfiles*))
 UNITS := $(foreach e,service socket slice target timer path,$(wildcard systemd/*.$(e)))
+CONF := $(DESTDIR)$(SYSCONF)/dynasor/dynasord.conf
 MAN := $(call found,client/man docs/man,'*.[1-8]')
 put = $(if $(strip $(2)),install -D -m $(1) -t $(3) $(2))
+# What names PREFIX is written here, not when building: each installation has its own.
+fill = install -D -m 644 /dev/null $(2) && sed -e 's|@PREFIX@|$(PREFIX)|g' -e 's|@LIBDIR@|$(LIBDIR)|g' \
+    -e 's|@INCLUDEDIR@|$(PREFIX)/include|g' -e 's|@VERSION@|$(VERSION)|g' \
+    -e 's|^ExecStart=/usr/sbin/|ExecStart=$(PREFIX)/sbin/|' $(1) > $(2)
 
 .PHONY: install clean help
 install: all ## DESTDIR= PREFIX=/usr: programs, library, headers, pages, units, configuration
@@ -325,12 +322,13 @@ install: all ## DESTDIR= PREFIX=/usr: programs, library, headers, pages, units, 
 	$(Q)$(call put,644,$(wildcard include/dynasor/*.h),$(D)/include/dynasor)
 	$(Q)$(call put,644,$(filter %.1 %.a,$(LIBRARY)) $(if $(NVCC),$(CUDA_SO)),$(DESTDIR)$(LIBDIR))
 	$(Q)$(if $(LIBRARY),ln -sf $(notdir $(SO)).1 $(DESTDIR)$(LIBDIR)/$(notdir $(SO)))
-	$(Q)$(call put,644,$(filter %.pc,$(LIBRARY)),$(DESTDIR)$(LIBDIR)/pkgconfig)
-	$(Q)$(foreach m,$(MAN),install -D -m 644 -t $(D)/share/man/man$(subst .,,$(suffix $(m))) $(m);)
-	$(Q)$(call put,644,$(UNITS),$(D)/lib/systemd/system)
-	$(Q)$(if $(SYSUSERS),install -D -m 644 $(SYSUSERS) $(D)/lib/sysusers.d/dynasor.conf)
-	$(Q)$(if $(TMPFILES),install -D -m 644 $(TMPFILES) $(D)/lib/tmpfiles.d/dynasor.conf)
-	$(Q)$(call put,644,$(wildcard systemd/dynasord.conf),$(DESTDIR)$(SYSCONF)/dynasor)
+	$(Q)$(call fill,client/dynasor-client.pc.in,$(DESTDIR)$(LIBDIR)/pkgconfig/dynasor-client.pc)
+	$(Q)set -e; $(foreach m,$(MAN),install -D -m 644 -t $(D)/share/man/man$(subst .,,$(suffix $(m))) $(m);)
+	$(Q)$(foreach u,$(UNITS),$(call fill,$(u),$(D)/lib/systemd/system/$(notdir $(u))) &&) true
+	$(Q)for t in sysusers tmpfiles; do \
+	    install -D -m 644 systemd/dynasor.$$t.conf $(D)/lib/$$t.d/dynasor.conf || exit 1; done
+	$(Q)if [ -e $(CONF) ]; then echo '$(CONF) is kept'; \
+	    else install -D -m 644 systemd/dynasord.conf $(CONF); fi
 
 clean: ## remove the build folder
 	rm -rf $(B)

@@ -20,9 +20,7 @@ const char *dynasor_version(void)
 
 const char *dynasor_connect_error(const struct dynasor_client *client)
 {
-    /* The text is made in the client, which no caller can hold as a constant object. */
-    return client ? reason_text((struct reason *)(uintptr_t)&client->reason)
-                  : "the client is NULL, or out of memory";
+    return client ? client->error_text : "the client is NULL, or out of memory";
 }
 
 /* What a newer caller's options have beyond ours must be zero; ret_copy gets what we know. */
@@ -120,20 +118,14 @@ static void channels_init(struct dynasor_client *c)
         struct channel *ch = &c->channels[i];
         ch->number = i;
         ch->guarded = i == c->channels_count - 1;
+        ch->belt_ns = BELT_MIN_NS;
         pthread_mutex_init(&ch->mutex, NULL);
         spin_init(&ch->spin, c->spin_max_ns);
     }
 }
 
-int dynasor_connect(const struct dynasor_connect_options *options,
-                    struct dynasor_client **ret_client)
+static int client_connect(struct dynasor_client *c, const struct dynasor_connect_options *options)
 {
-    if (!ret_client)
-        return -DYNASOR_E_INVALID;
-    struct dynasor_client *c = client_new();
-    *ret_client = c;
-    if (!c)
-        return -DYNASOR_E_NOMEM;
     uint64_t timeout_ns;
     int rc = check_options(c, options, &timeout_ns);
     rc = rc ? rc : identity(c);
@@ -150,15 +142,26 @@ int dynasor_connect(const struct dynasor_connect_options *options,
     return 0;
 }
 
+int dynasor_connect(const struct dynasor_connect_options *options,
+                    struct dynasor_client **ret_client)
+{
+    if (!ret_client)
+        return -DYNASOR_E_INVALID;
+    struct dynasor_client *c = client_new();
+    *ret_client = c;
+    if (!c)
+        return -DYNASOR_E_NOMEM;
+    int rc = client_connect(c, options);
+    c->error_text = reason_text(&c->reason);
+    return rc;
+}
+
 static void lanes_free(struct channel *ch)
 {
     while (ch->handles) {
         struct dynasor_lane *lane = ch->handles;
         ch->handles = lane->next;
-        pthread_cond_destroy(&lane->cond);
-        free(lane->queue);
-        free(lane->reason);
-        free(lane);
+        lane_free(lane);
     }
 }
 

@@ -39,9 +39,14 @@ int dynasor_arm(struct dynasor_lane *lane)
         return reason_say(lane->reason, DYNASOR_E_UNSUPPORTED,
                           "this daemon does not wake descriptors");
     next_credit_all(ch);
+    if (ch->unsent_count) /* nothing makes the descriptor readable when there is room for them */
+        return reason_say(
+            lane->reason, DYNASOR_E_RESTARTING,
+            "programs from before the restart are still being submitted: take events, "
+            "call again in 10 ms");
     ch->described = true;
     wait_arm(ch, REGION_NEED_MESSAGE);
-    if (ring_rx_peek(&ch->rx) != RING_EMPTY || ch->unsent_count || channel_troubled(c, ch)) {
+    if (ring_rx_peek(&ch->rx) != RING_EMPTY || channel_troubled(c, ch)) {
         wait_disarm(ch);
         return 1;
     }

@@ -1,6 +1,5 @@
 #include "client/parts.h"
 
-#include <string.h>
 #include <time.h>
 
 /* One thread at a time leads: it waits at the rings without the mutex, takes what has come for
@@ -70,8 +69,11 @@ static void queue_push(struct channel *ch, const struct dynasor_event *event, st
     struct queued *q = &to->queue[(to->queue_head + to->queue_count++) % QUEUE_SLOTS];
     const struct ring_slot *slot = next_slot(ch);
     q->event = *event;
-    for (int i = 0; i < RING_WORDS; i++)
-        q->raw.word[i] = shm_load_u64(&slot->word[i]);
+    if (event->kind == DYNASOR_EVENT_END)
+        q->raw = ch->ended;
+    else
+        for (int i = 0; i < RING_WORDS; i++)
+            q->raw.word[i] = shm_load_u64(&slot->word[i]);
     const char *data = event->text ? event->text : (const char *)event->tokens;
     q->data_off = data ? (size_t)(data - (const char *)slot) : 0;
     if (to->waiting)
@@ -97,6 +99,21 @@ static int gather(struct dynasor_client *c, struct channel *ch)
         next_credit(ch);
     }
     return 0;
+}
+
+void guarded_help(struct dynasor_client *c, struct channel *ch)
+{
+    struct reason unused;
+    if (ch->led || ch->orphans_count == 0)
+        return;
+    if (shm_load_u64(c->pulse) != ch->epoch) {
+        if (session_ended(c, &unused) == 0)
+            (void)resume_bind(c, ch, &unused); /* drops them: they died with their session */
+        return;
+    }
+    if (ch->handles)
+        (void)gather(c, ch); /* a failure is in the pulse */
+    channel_sweep(c, ch);
 }
 
 static bool queue_pop(struct dynasor_lane *lane, struct dynasor_event *event)
@@ -127,9 +144,10 @@ static bool lead(struct dynasor_lane *lane, uint64_t deadline_ns)
 {
     struct channel *ch = lane->channel;
     ch->led = true;
+    bool unsent = ch->unsent_count != 0; /* abandon() may change it while we wait */
     next_credit_all(ch); /* here, where we may ring: wait_once() has nothing left to publish */
     pthread_mutex_unlock(&ch->mutex);
-    bool idle = wait_once(lane->client, ch, deadline_ns);
+    bool idle = wait_once(lane->client, ch, deadline_ns, unsent);
     if (idle)
         session_listen(lane->client, ch->mapping, false);
     pthread_mutex_lock(&ch->mutex);
@@ -179,6 +197,8 @@ int guarded_next(struct dynasor_lane *lane, struct dynasor_event *event, uint64_
     uint64_t away = 0;
     int rc;
     pthread_mutex_lock(&ch->mutex);
+    if (!ch->led) /* otherwise it is the leader's */
+        ch->belt_ns = BELT_MIN_NS;
     do
         rc = turn(lane, event, deadline, &away);
     while (rc == NEXT_EMPTY);

@@ -56,7 +56,7 @@ struct mapping {
     uint32_t max_tokens_max;
     uint32_t refs_count; /* under client.mutex */
     uint32_t lost;       /* the socket hung up; atomic */
-    uint32_t death_told; /* sleepers were woken after the daemon died; atomic */
+    uint64_t death_told; /* generation of the owner after whose death sleepers were woken; atomic */
     int socket_fd;
     int doorbell_fd;
     pthread_mutex_t socket_mutex; /* one reader at a time: messages are handled in order */
@@ -86,7 +86,7 @@ struct program {
     uint64_t text_bytes;     /* received */
     uint32_t tokens_count;   /* received */
     uint32_t prompt_bytes;
-    char *parcel; /* private copy of the prompt between two mappings */
+    char *parcel; /* private copy of the prompt between two mappings; NULL in a free entry */
     uint8_t phase;
     uint8_t state; /* once ended */
     bool refused;  /* never had an entry at the daemon */
@@ -111,7 +111,8 @@ struct channel {
     uint32_t empty_turns;
     uint64_t belt_ns; /* of the next sleep */
     struct spin spin;
-    struct mapping *held; /* an old mapping in which the last event handed out lies */
+    struct mapping *held;   /* an old mapping in which the last event handed out lies */
+    union wire_event ended; /* our copy of the END that next_take() returned last */
     struct dynasor_lane *handles;
     uint32_t number;
     bool armed;
@@ -156,6 +157,7 @@ struct dynasor_client {
      * mapping, the end of the session. */
     uint64_t *pulse;
     struct reason reason;
+    const char *error_text; /* of reason, made once: any thread may ask for it */
     char socket_path[108];
     uint8_t uuid[16];
     uint64_t arena_bytes;
@@ -167,7 +169,7 @@ struct dynasor_client {
     struct reason end_reason;    /* under mutex */
     pthread_mutex_t lanes_mutex; /* owns channels without a handle, and who has one */
     uint32_t end_status;         /* positive status that every call answers; 0: open; under mutex */
-    uint64_t handles_count;      /* ever opened; under mutex */
+    uint64_t handles_count;      /* ever opened; under lanes_mutex */
     uint64_t reconnects_count;   /* atomic */
     pthread_mutex_t resume_mutex;
     struct attach attach; /* under resume_mutex */

@@ -3,9 +3,10 @@
 #include <stdlib.h>
 #include <time.h>
 
-static void handle_free(struct dynasor_lane *lane)
+void lane_free(struct dynasor_lane *lane)
 {
-    pthread_cond_destroy(&lane->cond);
+    /* No pthread_cond_destroy(): it has nothing to free, and after fork() it would wait for waiters
+     * that do not exist in the child. */
     free(lane->queue);
     free(lane->reason);
     free(lane);
@@ -24,7 +25,7 @@ static struct dynasor_lane *handle_new(struct dynasor_client *c)
     lane->client = c;
     lane->reason = calloc(1, sizeof *lane->reason);
     if (!lane->reason) {
-        handle_free(lane);
+        lane_free(lane);
         return NULL;
     }
     return lane;
@@ -66,7 +67,7 @@ int dynasor_lane_open(struct dynasor_client *client, struct dynasor_lane **ret_l
         struct channel *ch = &c->channels[c->channels_count - 1];
         lane->queue = calloc(QUEUE_SLOTS + 1, sizeof *lane->queue);
         if (!lane->queue) {
-            handle_free(lane);
+            lane_free(lane);
             return -DYNASOR_E_NOMEM;
         }
         lane->channel = ch;
@@ -116,23 +117,20 @@ void channel_sweep(struct dynasor_client *c, struct channel *ch)
     orphans_send(c, ch);
 }
 
-bool table_reap(struct dynasor_client *c)
+void table_reap(struct dynasor_client *c)
 {
-    bool found = false;
     pthread_mutex_lock(&c->lanes_mutex);
     for (uint32_t i = 0; i + 1 < c->channels_count; i++) {
         struct channel *ch = &c->channels[i];
         struct reason unused;
         if (ch->handles || ch->orphans_count == 0)
             continue;
-        found = true;
         if (shm_load_u64(c->pulse) != ch->epoch && session_ended(c, &unused) == 0)
             (void)resume_bind(c, ch, &unused); /* drops them: they died with their session */
         else
             channel_sweep(c, ch);
     }
     pthread_mutex_unlock(&c->lanes_mutex);
-    return found;
 }
 
 static void abandon(struct dynasor_client *c, struct channel *ch, struct program *p)
@@ -140,8 +138,6 @@ static void abandon(struct dynasor_client *c, struct channel *ch, struct program
     bool known = p->epoch == ch->epoch && !p->refused;
     if (p->phase == PHASE_UNSENT || (p->phase != PHASE_SENT && !known)) {
         ch->unsent_count -= p->phase == PHASE_UNSENT;
-        free(p->parcel);
-        p->parcel = NULL;
         table_give(c, ch, p, false);
         return;
     }
@@ -186,6 +182,7 @@ static void close_guarded(struct dynasor_client *c, struct channel *ch, struct d
         at = &(*at)->next;
     *at = lane->next;
     ch->stalled = false;
+    guarded_help(c, ch); /* perhaps nobody calls dynasor_next() any more */
     if (ch->handles)
         for (struct dynasor_lane *l = ch->handles; l; l = l->next)
             if (l->waiting)
@@ -210,5 +207,5 @@ void dynasor_lane_close(struct dynasor_lane *lane)
     } else {
         close_own(c, ch, lane);
     }
-    handle_free(lane);
+    lane_free(lane);
 }

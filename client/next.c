@@ -1,7 +1,5 @@
 #include "client/parts.h"
 
-#include <string.h>
-
 #define LOOK_TURNS 1024u /* calls that found nothing between two looks at the socket */
 
 static int broken(struct dynasor_client *c, struct channel *ch, enum dynasor_field field,
@@ -138,9 +136,8 @@ static void orphan_ended(struct dynasor_client *c, struct channel *ch, struct pr
 static int take_end(struct dynasor_client *c, struct channel *ch, struct program *p,
                     struct dynasor_event *event)
 {
-    union wire_event e;
-    ring_rx_take(&ch->rx, e.word);
-    const struct wire_event_end *end = &e.end;
+    ring_rx_take(&ch->rx, ch->ended.word);
+    const struct wire_event_end *end = &ch->ended.end;
     if (end->program_id != p->submit.submit.program_id)
         return BROKEN(PROGRAM_ID, p->submit.submit.program_id, p->submit.submit.program_id,
                       end->program_id);
@@ -216,11 +213,8 @@ static int next_own(struct dynasor_lane *lane, struct dynasor_event *event)
 {
     struct program *p;
     int rc = next_take(lane->client, lane->channel, event, &p);
-    if (rc == 0 && event->kind == DYNASOR_EVENT_END) {
-        union wire_event e;
-        memcpy(e.word, next_slot(lane->channel)->word, sizeof e.word);
-        next_ended(lane->reason, p, &e.end);
-    }
+    if (rc == 0 && event->kind == DYNASOR_EVENT_END)
+        next_ended(lane->reason, p, &lane->channel->ended.end);
     return rc;
 }
 
@@ -246,7 +240,7 @@ static int next_wait(struct dynasor_lane *lane, struct dynasor_event *event, uin
             next_look(c, ch);
             return reason_say(lane->reason, DYNASOR_E_TIMEOUT, NULL);
         }
-        if (!wait_once(c, ch, deadline))
+        if (!wait_once(c, ch, deadline, ch->unsent_count != 0))
             continue;
         session_listen(c, ch->mapping, false);
         if (wait_now_ns() >= deadline && ring_rx_peek(&ch->rx) == RING_EMPTY)

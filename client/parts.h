@@ -76,7 +76,8 @@ void channel_end(struct dynasor_lane *lane);
 
 /* next.c: events. */
 #define NEXT_EMPTY 1
-/* The next event of a program that has a handle; tokens and text point into the slot. */
+/* The next event of a program that has a handle; tokens and text point into the slot, of an END
+ * there is a copy in ch->ended. */
 int next_take(struct dynasor_client *c, struct channel *ch, struct dynasor_event *event,
               struct program **ret_program);                 /* or NEXT_EMPTY */
 const struct ring_slot *next_slot(const struct channel *ch); /* of the event taken last */
@@ -87,11 +88,14 @@ void next_look(struct dynasor_client *c, struct channel *ch); /* at the socket, 
 
 /* lane.c: what closed handles left behind. */
 void channel_sweep(struct dynasor_client *c, struct channel *ch);
-bool table_reap(struct dynasor_client *c); /* of all channels without a handle; any found? */
+void table_reap(struct dynasor_client *c); /* of all channels without a handle */
+void lane_free(struct dynasor_lane *lane);
 
 /* guarded.c: the channel that many handles share. */
 int guarded_next(struct dynasor_lane *lane, struct dynasor_event *event, uint64_t timeout_ns);
 int guarded_resume(struct dynasor_lane *lane, uint64_t deadline_ns); /* with the mutex */
+/* With the mutex: takes what has come unless somebody leads, so that orphans end. */
+void guarded_help(struct dynasor_client *c, struct channel *ch);
 
 /* wait.c: time and sleeping. */
 uint64_t wait_now_ns(void);
@@ -99,8 +103,8 @@ uint64_t wait_deadline_ns(uint64_t timeout_ns);
 /* Until when a call waits for a daemon that is away; spread by the low bits of the clock. */
 uint64_t wait_away_ns(void);
 /* Spins, then sleeps once until an event, a wake, trouble, or the earlier of deadline and
- * channel.belt_ns. True: it slept to the end of that. */
-bool wait_once(struct dynasor_client *c, struct channel *ch, uint64_t deadline_ns);
+ * channel.belt_ns; briefly when programs are unsent. True: it slept to the end of that. */
+bool wait_once(struct dynasor_client *c, struct channel *ch, uint64_t deadline_ns, bool unsent);
 struct wait_word {
     const uint32_t *word;
     uint32_t value;

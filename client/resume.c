@@ -68,10 +68,8 @@ int resume_session(struct dynasor_client *c, const struct channel *ch, struct re
             return reason_say(reason, DYNASOR_E_CLOSED, NULL);
         if (pulse != ch->epoch)
             return session_ended(c, reason);
-        if (!channel_troubled(c, ch)) {
-            shm_store_u32(&ch->mapping->death_told, 0);
+        if (!channel_troubled(c, ch))
             return 0;
-        }
         session_tell_death(ch->mapping);
         int rc = -DYNASOR_E_TIMEOUT;
         if (pthread_mutex_trylock(&c->resume_mutex) == 0) {

@@ -20,11 +20,15 @@ void mapping_free(struct mapping *m)
     free(m);
 }
 
-/* A new pulse: every channel looks what happened at its next turn, sleepers included. */
-static void pulse_beat(struct dynasor_client *c)
+/* A new pulse: every channel looks what happened at its next turn, sleepers included; those that wait
+ * for events sleep on the owner word of their mapping, m (NULL: there are none).
+ * A sleep that begins just now may miss it, and ends by its belt. */
+static void pulse_beat(struct dynasor_client *c, const struct mapping *m)
 {
     shm_store_u64(c->pulse, shm_load_u64(c->pulse) + 1);
     wait_wake((const uint32_t *)(const void *)c->pulse, false);
+    if (m)
+        wait_wake(&((const struct region_d2c_header *)(const void *)m->d2c)->owner.word, true);
 }
 
 void session_install(struct dynasor_client *c, struct mapping *m)
@@ -34,15 +38,11 @@ void session_install(struct dynasor_client *c, struct mapping *m)
     m->refs_count = 1;
     m->epoch = shm_load_u64(c->pulse) + 1;
     c->mapping = m;
+    pulse_beat(c, old);
     if (old) {
         shm_store_u64(&c->reconnects_count, c->reconnects_count + 1);
-        pulse_beat(c);
-        const struct region_d2c_header *header = (const void *)old->d2c;
-        wait_wake(&header->owner.word, true);
         if (--old->refs_count > 0)
             old = NULL;
-    } else {
-        pulse_beat(c);
     }
     pthread_mutex_unlock(&c->mutex);
     mapping_free(old);
@@ -76,7 +76,7 @@ int session_fail(struct dynasor_client *c, struct mapping *m, const struct wire_
         struct wire_fault f = *fault;
         f.status = DYNASOR_E_PROTOCOL;
         (void)reason_fault(&c->end_reason, &f); /* the status is stored above */
-        pulse_beat(c);
+        pulse_beat(c, m);
     }
     pthread_mutex_unlock(&c->mutex);
     return -DYNASOR_E_PROTOCOL;
@@ -95,10 +95,14 @@ int session_ended(struct dynasor_client *c, struct reason *reason)
 void session_tell_death(struct mapping *m)
 {
     const struct region_d2c_header *header = (const void *)m->d2c;
-    if (owner_alive(shm_load_u32(&header->owner.word)) || shm_load_u32(&m->death_told))
+    if (owner_alive(shm_load_u32(&header->owner.word)))
+        return;
+    /* Relaxed: a generation that is seen late only makes for one wake more, or for the belt. */
+    uint64_t dead = shm_load_u64(&header->owner.generation);
+    if (shm_load_u64(&m->death_told) == dead)
         return;
     /* Once a death: those it wakes come here as well. The kernel wakes only one sleeper. */
-    shm_store_u32(&m->death_told, 1);
+    shm_store_u64(&m->death_told, dead);
     wait_wake(&header->owner.word, true);
 }
 

@@ -197,12 +197,21 @@ static bool program_fill(struct dynasor_lane *lane, struct program *p, uint32_t 
 }
 
 /* Something is full: see whether that is because of something that happened, or can be helped. */
-static bool help_full(struct dynasor_lane *lane)
+static void help_full(struct dynasor_lane *lane)
 {
-    next_look(lane->client, lane->channel);
-    if (!lane->channel->guarded) /* otherwise another thread may be receiving */
-        channel_sweep(lane->client, lane->channel);
-    return table_reap(lane->client);
+    struct dynasor_client *c = lane->client;
+    struct channel *shared = &c->channels[c->channels_count - 1];
+    next_look(c, lane->channel);
+    if (lane->channel == shared) {
+        guarded_help(c, shared);
+    } else {
+        channel_sweep(c, lane->channel);
+        if (pthread_mutex_trylock(&shared->mutex) == 0) { /* otherwise somebody is at it */
+            guarded_help(c, shared);
+            pthread_mutex_unlock(&shared->mutex);
+        }
+    }
+    table_reap(c);
 }
 
 static int full(struct dynasor_lane *lane, const char *what)
@@ -223,14 +232,17 @@ static int submit(struct dynasor_lane *lane, const struct dynasor_program_option
         return full(lane, "the submission ring is full: try again");
     }
     uint32_t index = table_take(c, ch);
-    if (index == PROGRAM_NONE && help_full(lane))
-        index = table_take(c, ch);
+    if (index == PROGRAM_NONE) {
+        help_full(lane);
+        if (channel_steady(c, ch))
+            index = table_take(c, ch);
+    }
     if (index == PROGRAM_NONE)
         return full(lane, "the program table is full: release ended programs");
     struct program *p = &c->programs[index];
     if (!program_fill(lane, p, index, o)) {
         table_undo(c, p);
-        (void)help_full(lane); /* for the next try */
+        help_full(lane); /* for the next try */
         return full(lane, "the arena is full: take events of programs in flight");
     }
     channel_push(ch, &p->submit);

@@ -1,5 +1,7 @@
 #include "client/parts.h"
 
+#include <stdlib.h>
+
 #define INDEX_BITS 9u
 _Static_assert(1u << INDEX_BITS == DYNASOR_PROGRAMS_MAX, "program ids hold the index");
 
@@ -80,6 +82,10 @@ void table_give(struct dynasor_client *c, const struct channel *ch, struct progr
 {
     uint32_t index = (uint32_t)(p - c->programs);
     p->phase = PHASE_FREE;
+    if (p->parcel) { /* of a move to another mapping that did not take place */
+        free(p->parcel);
+        p->parcel = NULL;
+    }
     shm_store_u64(&p->tag, 0);
     shm_store_u64(&p->program_id, 0);
     if (sent) {

@@ -131,13 +131,13 @@ static bool spin_first(const struct dynasor_client *c, struct channel *ch, uint6
     return hit;
 }
 
-bool wait_once(struct dynasor_client *c, struct channel *ch, uint64_t deadline_ns)
+bool wait_once(struct dynasor_client *c, struct channel *ch, uint64_t deadline_ns, bool unsent)
 {
     uint64_t now = wait_now_ns();
     uint64_t until = deadline_ns - now < ch->belt_ns ? deadline_ns : now + ch->belt_ns;
     if (now >= deadline_ns)
         return true;
-    if (ch->unsent_count && until > now + UNSENT_POLL_NS)
+    if (unsent && until > now + UNSENT_POLL_NS)
         until = now + UNSENT_POLL_NS; /* nobody wakes us for room in the submission ring */
     if (spin_first(c, ch, now, until))
         return false;

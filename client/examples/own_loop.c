@@ -93,8 +93,12 @@ static int turn(struct loop *l)
 static int watch(struct loop *l)
 {
     int fd = dynasor_descriptor(l->client);
-    if (fd < 0)
-        return fd == -DYNASOR_E_RESTARTING ? 0 : fail(l, "descriptor", fd);
+    if (fd == -DYNASOR_E_RESTARTING)
+        return 0;
+    if (fd < 0) { /* it belongs to no lane, so that no sentence says more */
+        fprintf(stderr, "own_loop: descriptor: %s\n", dynasor_status_name(fd));
+        return 1;
+    }
     struct epoll_event interest = {.events = EPOLLIN};
     /* The old descriptor left the set when the library closed it; its number may be the same. */
     if (epoll_ctl(l->epoll_fd, EPOLL_CTL_ADD, fd, &interest) != 0 &&

@@ -92,6 +92,7 @@ static enum wire_verdict fetch(struct ipc *ipc, struct peer *p, struct intake *i
     ssize_t n = pread(p->c2d_fd, payload, submit->bytes,
                       (off_t)(p->geometry.c2d_arena_off + submit->u.payload.offset));
     counter_add(ipc->counters, COUNTER_payload_reads, 1);
+    quota_bytes_take(p->user, submit->bytes); /* what was read, not what a record claims */
     if (n !=
         (ssize_t)submit->bytes) { /* the range was checked, the file is sealed: out of memory */
         *fault = (struct wire_fault){.status = DYNASOR_E_SYSTEM,
@@ -271,10 +272,7 @@ static bool may_submit(struct ipc *ipc, struct peer *p, struct lane *l,
     if (!(submit->flags & WIRE_SUBMIT_PAYLOAD))
         return true;
     l->throttled_until_ns = quota_bytes_due_ns(p->user, ipc->now_ns);
-    if (l->throttled_until_ns)
-        return false;
-    quota_bytes_take(p->user, submit->bytes);
-    return true;
+    return l->throttled_until_ns == 0;
 }
 
 uint32_t inbox_drain(struct ipc *ipc, struct peer *p, uint32_t lane_index)
@@ -283,8 +281,11 @@ uint32_t inbox_drain(struct ipc *ipc, struct peer *p, uint32_t lane_index)
     uint32_t taken = 0;
     while (taken < PEER_RECORDS_MAX) {
         enum ring_peek peek = ring_rx_peek(&l->rx);
-        if (peek == RING_EMPTY)
+        if (peek == RING_EMPTY) {
+            l->stalled = false; /* what waited for room was taken back */
+            l->throttled_until_ns = 0;
             break;
+        }
         if (peek == RING_BAD) {
             struct wire_fault fault = {.status = DYNASOR_E_PROTOCOL,
                                        .field = DYNASOR_FIELD_RECORD_SEQUENCE,

@@ -280,6 +280,7 @@ static int session_open(struct ipc *ipc, struct peer *p, const struct wire_hello
             TAILQ_INSERT_TAIL(&ipc->hello, p, link);
     }
     if (r == 0) {
+        peer_own(ipc, p); /* before the client looks: without an owner it takes us for dead */
         struct wire_reply reply;
         reply_init(ipc, &reply);
         reply.version = p->version;
@@ -319,7 +320,6 @@ static void hello_accept(struct ipc *ipc, struct peer *p, const struct wire_hell
         peer_close(ipc, p, NULL);
         return;
     }
-    peer_own(ipc, p);
     peer_watch_session(ipc, p);
     counter_add(ipc->counters, COUNTER_clients_accepted, 1);
     log_debug("client %u uid %u pid %u attached: %u lanes", p->slot, p->uid, p->pid,

@@ -23,7 +23,9 @@
  * When the daemon dies, sleeping calls return within a second. The library then reconnects with
  * back-off inside the calls, submits unfinished programs again under the same program id and
  * resumes their streams at the token it has: the events go on without a gap and without a
- * repetition. Until the daemon is back, calls answer -DYNASOR_E_RESTARTING: call again. */
+ * repetition. Until the daemon is back, calls answer -DYNASOR_E_RESTARTING: call again. A call that
+ * connects anew allocates, and may also answer LIMIT, QUOTA, VERSION, UNTRUSTED, SYSTEM, NOMEM or
+ * SHUTDOWN as dynasor_connect() does: "those of reconnecting" below. */
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -44,7 +46,8 @@ struct dynasor_lane;   /* opaque */
  * library does not know must be zero (INVALID otherwise). */
 struct dynasor_connect_options {
     uint32_t size;           /* sizeof(struct dynasor_connect_options) */
-    uint32_t lanes_count;    /* lanes of its own, 1 .. 16; default 4. Threads beyond share one */
+    uint32_t lanes_count;    /* lanes of one handle each, 1 .. 16; default 4. Handles beyond share
+                                one more; of 16 the last is the shared one: 15 are left */
     const char *socket_path; /* default DYNASOR_SOCKET_PATH */
     uint64_t
         arena_bytes; /* room for prompts in flight; power of two, 4 KiB .. 64 MiB; default 4 MiB */
@@ -69,8 +72,9 @@ int dynasor_connect(const struct dynasor_connect_options *options,
 void dynasor_disconnect(struct dynasor_client *client);
 
 /* Opens a lane for the calling thread. The first lanes_count handles get a lane of their own; later
- * ones share the last lane under a lock, slower but equal in meaning. Allocates.
- * Errors: NOMEM, CLOSED. */
+ * ones share the last lane under a lock: slower, without dynasor_arm(), and a handle that leaves 256
+ * events unread stops the events of all that share. Allocates.
+ * Errors: INVALID, NOMEM, CLOSED. */
 int dynasor_lane_open(struct dynasor_client *client, struct dynasor_lane **ret_lane);
 
 /* Closes a lane: cancels and releases its programs. NULL is allowed. */
@@ -90,20 +94,22 @@ struct dynasor_program_options {
 };
 
 /* Submits a program; *ret_program is its id, unique in this client. The prompt is copied. Wakes the
- * daemon if it sleeps; otherwise no system call, and never an allocation. What the daemon refuses
- * later (quota) arrives as an END event with its status.
+ * daemon if it sleeps; otherwise no system call and no allocation, except to reconnect or when
+ * something is full. What the daemon refuses later (quota) arrives as an END event with its status.
  * Errors: INVALID, UNSUPPORTED, AGAIN (ring, program table or arena is full), RESTARTING, PROTOCOL,
- * CLOSED. */
+ * CLOSED, and those of reconnecting. */
 int dynasor_submit(struct dynasor_lane *lane, const struct dynasor_program_options *options,
                    uint64_t *ret_program);
 
 /* Asks the daemon to end a program before its next step. It still ends with an END event: CANCELLED,
- * or DONE if that came first. Errors: NOTFOUND, AGAIN, RESTARTING, PROTOCOL, CLOSED. */
+ * or DONE if that came first.
+ * Errors: INVALID, NOTFOUND, AGAIN, RESTARTING, PROTOCOL, CLOSED, and those of reconnecting. */
 int dynasor_cancel(struct dynasor_lane *lane, uint64_t program);
 
 /* Frees what is kept of an ended program. Until then its terminal state stays readable with
  * dynasor_program_state() and its place in the table is taken.
- * Errors: NOTFOUND, INVALID (has not ended), AGAIN, RESTARTING, PROTOCOL, CLOSED. */
+ * Errors: NOTFOUND, INVALID (has not ended), AGAIN, RESTARTING, PROTOCOL, CLOSED, and those of
+ * reconnecting. */
 int dynasor_release(struct dynasor_lane *lane, uint64_t program);
 
 enum dynasor_event_kind {
@@ -118,8 +124,8 @@ struct dynasor_event {
     uint64_t program;
     uint64_t user_data;
     uint64_t position;      /* of the first token or byte in the program's stream */
-    const uint32_t *tokens; /* TOKENS: in shared memory, valid until the next dynasor_next() or
-                               dynasor_lane_close() on this lane */
+    const uint32_t *tokens; /* TOKENS: in shared memory, valid until the next dynasor_next(),
+                               dynasor_arm() or dynasor_lane_close() on this lane */
     const char *text;       /* TEXT: likewise; whole UTF-8 characters; not terminated by 0 */
     uint32_t state;         /* END: enum dynasor_state: DONE, CANCELLED or FAILED */
     uint32_t status;        /* END: enum dynasor_status, 0 with DONE; dynasor_error() explains */
@@ -129,24 +135,26 @@ struct dynasor_event {
 
 /* Takes the next event of this lane's programs, in order for each program. Waits at most timeout_ns
  * (0: does not wait, DYNASOR_FOREVER: as long as it takes): spins briefly when that paid lately,
- * then sleeps. No system call and no allocation when an event is there.
- * Errors: TIMEOUT, RESTARTING, PROTOCOL, CLOSED, and those of dynasor_connect() when reconnecting
- * was answered with a refusal. */
+ * then sleeps. No allocation when an event is there, and no system call, but to wake a daemon that
+ * waits for room.
+ * Errors: INVALID, TIMEOUT, RESTARTING, PROTOCOL, CLOSED, and those of reconnecting. */
 int dynasor_next(struct dynasor_lane *lane, struct dynasor_event *event, uint64_t timeout_ns);
 
 /* For the caller's own epoll, poll or io_uring loop: a descriptor that becomes readable. Protocol:
  *     dynasor_next(lane, &event, 0) until -DYNASOR_E_TIMEOUT;
  *     dynasor_arm(lane): 1 = something arrived meanwhile, go on taking; 0 = wait for POLLIN;
+ *         it gives the last event's tokens and text back to the daemon;
  *     on POLLIN: dynasor_next(lane, &event, 0) again (it drains the descriptor).
  * The descriptor belongs to the client, is shared by its lanes, stays the library's (do not read or
- * close it) and changes when the library reconnects: ask again after -DYNASOR_E_RESTARTING; while
- * the daemon is away use a timer of 10 ms or so to call dynasor_next(). Returns the descriptor, or a
- * negative status: RESTARTING, CLOSED, UNSUPPORTED. */
+ * close it) and changes when the library reconnects: ask again after -DYNASOR_E_RESTARTING, and while
+ * either function answers that, call dynasor_next() on a timer of 10 ms or so.
+ * dynasor_descriptor() has no dynasor_error(). It returns the descriptor, or the negative of INVALID,
+ * RESTARTING, PROTOCOL, CLOSED or UNSUPPORTED; dynasor_arm() likewise, and those of reconnecting. */
 int dynasor_descriptor(struct dynasor_client *client);
 int dynasor_arm(struct dynasor_lane *lane);
 
-/* The state of a program as the daemon published it (enum dynasor_state), readable until released;
- * or -DYNASOR_E_NOTFOUND. */
+/* The state of a program as the daemon published it (enum dynasor_state), readable until released.
+ * Errors: INVALID, NOTFOUND, CLOSED. */
 int dynasor_program_state(struct dynasor_lane *lane, uint64_t program);
 
 /* Number of the daemon's life that serves this client: changes when the daemon was restarted. */

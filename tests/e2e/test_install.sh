@@ -43,13 +43,55 @@ fail() {
 cd "$root" || exit 1
 make --no-print-directory BUILD="${build#"$root"/}" DESTDIR="$tree" install >"$work/install.log" 2>&1 ||
     fail "make install"
-for f in usr/sbin/dynasord usr/bin/dynasorctl usr/include/dynasor/client.h \
-    usr/include/dynasor/types.h usr/lib/libdynasor-client.so usr/lib/libdynasor-client.so.1 \
-    usr/lib/libdynasor-client.a usr/lib/pkgconfig/dynasor-client.pc etc/dynasor/dynasord.conf \
-    usr/lib/systemd/system/dynasord.service usr/lib/systemd/system/dynasord.socket; do
-    [ -e "$tree/$f" ] || fail "$f was not installed"
+while read -r mode f; do
+    [ -s "$tree/$f" ] || fail "$f was not installed"
+    [ "$(stat -c %a "$tree/$f")" = "$mode" ] || fail "$f has mode $(stat -c %a "$tree/$f"), not $mode"
+done <<'END'
+755 usr/sbin/dynasord
+755 usr/bin/dynasorctl
+644 usr/include/dynasor/client.h
+644 usr/include/dynasor/types.h
+644 usr/lib/libdynasor-client.so.1
+644 usr/lib/libdynasor-client.a
+644 usr/lib/pkgconfig/dynasor-client.pc
+644 usr/lib/systemd/system/dynasord.service
+644 usr/lib/systemd/system/dynasord.socket
+644 usr/lib/systemd/system/dynasord-control.socket
+644 usr/lib/sysusers.d/dynasor.conf
+644 usr/lib/tmpfiles.d/dynasor.conf
+644 usr/share/man/man1/dynasorctl.1
+644 usr/share/man/man5/dynasord.conf.5
+644 usr/share/man/man8/dynasord.8
+644 etc/dynasor/dynasord.conf
+END
+[ "$(readlink "$tree/usr/lib/libdynasor-client.so")" = libdynasor-client.so.1 ] ||
+    fail "libdynasor-client.so is not a link to libdynasor-client.so.1"
+odd=$(find "$tree" -type f ! -perm 644 ! -perm 755)
+[ -z "$odd" ] || fail "odd modes: $odd"
+[ "$(find "$tree" -type f -perm 755 | wc -l)" = 2 ] || fail "more than two programs"
+for f in systemd/*.service systemd/*.socket; do # /usr is what stands in the sources
+    cmp -s "$f" "$tree/usr/lib/systemd/system/$(basename "$f")" || fail "$f was changed"
 done
+cmp -s systemd/dynasor.sysusers.conf "$tree/usr/lib/sysusers.d/dynasor.conf" || fail sysusers
+cmp -s systemd/dynasor.tmpfiles.conf "$tree/usr/lib/tmpfiles.d/dynasor.conf" || fail tmpfiles
 echo "installed $(find "$tree" -type f | wc -l) files"
+
+# The same build elsewhere, over a configuration that somebody edited.
+mkdir -p "$work/tree2/etc/dynasor"
+echo '# edited' >"$work/tree2/etc/dynasor/dynasord.conf"
+make --no-print-directory BUILD="${build#"$root"/}" DESTDIR="$work/tree2" PREFIX=/opt/dynasor \
+    LIBDIR=/opt/dynasor/lib64 install >"$work/install.log" 2>&1 || fail "make install, PREFIX"
+for line in prefix=/opt/dynasor libdir=/opt/dynasor/lib64 includedir=/opt/dynasor/include; do
+    grep -qx "$line" "$work/tree2/opt/dynasor/lib64/pkgconfig/dynasor-client.pc" ||
+        fail "the second installation's .pc lacks $line"
+done
+grep -qx 'ExecStart=/opt/dynasor/sbin/dynasord' \
+    "$work/tree2/opt/dynasor/lib/systemd/system/dynasord.service" || fail "ExecStart of PREFIX"
+[ -x "$work/tree2/opt/dynasor/sbin/dynasord" ] || fail "no daemon below PREFIX"
+[ ! -e "$work/tree2/usr" ] || fail "something is installed outside PREFIX"
+[ "$(cat "$work/tree2/etc/dynasor/dynasord.conf")" = '# edited' ] || fail "configuration overwritten"
+grep -qx prefix=/usr "$tree/usr/lib/pkgconfig/dynasor-client.pc" || fail "the first .pc"
+echo "a second installation has its own paths, and keeps the configuration"
 
 # ---- compile against it ------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ enum {
 #define BURN_SLICE_NS (2 * NS_PER_S)
 #define SETTLE_NS (150 * NS_PER_MS)
 #define STALL_MAX_NS NS_PER_S
+#define THINK_NS NS_PER_MS
 
 static const struct stream_limits limits = {.max_tokens = 40, .prompt_bytes = 2000};
 
@@ -61,6 +62,7 @@ static int honest_run(void *argument)
     struct honest *honest = h->honest;
     struct dynasor_client *client = stream_connect(h->daemon.socket_path, 1, 1 << 16);
     struct dynasor_lane *lane = stream_lane(client);
+    struct rng rng = {h->seed};
 
     for (uint64_t number = 0; !shm_load_acquire_u32(&honest->stop);
          number = (number + 1) % PROGRAMS) {
@@ -83,6 +85,9 @@ static int honest_run(void *argument)
         if (latency > honest->latency_max)
             honest->latency_max = latency;
         honest->runs++;
+        /* Asked at random moments, as people do: back to back, its own speed would decide how many of
+         * the answers meet a busy processor, and so where the p99 lies. */
+        sleep_ns(rng_below(&rng, 2 * THINK_NS));
     }
     CHECK(dynasor_reconnects_count(client) == 0, "the honest client lost its session");
     dynasor_disconnect(client);

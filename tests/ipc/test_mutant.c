@@ -41,6 +41,7 @@ int main(void)
           "there is no mutant in $DYN_BUILD/mutant/asan/bin");
     daemon_open(&d, &options);
     daemon_start(&d);
+    cpu_keep_process(d.pid, 0); /* the flips come from another core, or they never meet it */
     uint64_t begin_ns = now_ns();
     for (int i = 0; i < ATTACKERS; i++) {
         attacks[i] = (struct attack){.mode = ATTACK_FLIP,

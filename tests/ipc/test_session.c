@@ -489,6 +489,46 @@ static void test_cancel(void)
     raw_close(&s);
 }
 
+/* A record that waits for room for its answer, and is then taken back: nothing is left to wait for, so
+ * that the daemon may not look for room any more. */
+static void test_taken_back(const struct test_daemon *d)
+{
+    struct raw_session s;
+    union wire_record record;
+    const uint32_t slots = REGION_EVENT_SLOTS;
+
+    open_session(&s, 1);
+    const struct region_d2c_lane *lane =
+        region_d2c_lane((void *)(uintptr_t)s.d2c, &s.reply.geometry, 0);
+    for (uint64_t id = 1; id <= slots + 1; id++) { /* each is refused: one event, not taken */
+        raw_submit_record(&record, 1, id, 1, 0);
+        while (!raw_push(&s, 0, &record))
+            sleep_ns(NS_PER_MS);
+        raw_ring(&s);
+    }
+    uint64_t deadline = now_ns() + 5 * NS_PER_S;
+    while (shm_load_acquire_u64(&lane->consumed) < slots) {
+        CHECK(now_ns() < deadline, "%" PRIu64 " records were taken", lane->consumed);
+        sleep_ns(NS_PER_MS);
+    }
+    sleep_ns(20 * NS_PER_MS);
+    CHECK(lane->consumed == slots, "a submission was taken without room for its answer");
+    struct ring_slot *slot = &s.submit[0].slots[slots & s.submit[0].mask];
+    shm_store_release_u64(&slot->seq, slots - s.submit[0].mask); /* as it was the lap before */
+    sleep_ns(20 * NS_PER_MS);
+    raw_ring_rudely(&s);
+    sleep_ns(20 * NS_PER_MS);
+    shm_store_release_u64(&region_c2d_lane(s.c2d, 0)->consumed, 5);
+    raw_ring_rudely(&s);
+    sleep_ns(50 * NS_PER_MS);
+    uint64_t before = process_cpu_ns(d->pid);
+    sleep_ns(300 * NS_PER_MS);
+    uint64_t used = process_cpu_ns(d->pid) - before;
+    CHECK(used < 30 * NS_PER_MS, "%" PRIu64 " us of CPU in 300 ms for a record taken back",
+          used / 1000);
+    raw_close(&s);
+}
+
 /* A session that ends with everything in flight leaves nothing, and a program id may be used anew. */
 static void test_reconnect(void)
 {
@@ -521,6 +561,7 @@ int main(void)
     test_violations();
     test_violations_of_order();
     test_cancel();
+    test_taken_back(&d);
     test_reconnect();
     daemon_baseline_check(&d, &baseline, NS_PER_S);
     daemon_stop(&d);

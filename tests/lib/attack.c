@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <pthread.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -127,6 +128,7 @@ static void *flip_words(void *argument)
 {
     struct flipper *f = argument;
 
+    cpu_keep(cpu_count() - 1); /* where the daemon is not, when its test keeps it on the first */
     while (!__atomic_load_n(&f->stop, __ATOMIC_ACQUIRE)) {
         uint64_t generation = __atomic_load_n(&f->generation, __ATOMIC_ACQUIRE);
         uint64_t *word = __atomic_load_n(&f->word, __ATOMIC_ACQUIRE);
@@ -212,7 +214,7 @@ static void flip_session(struct attacker *a, struct flipper *f)
         count(&a->counts->actions);
         uint64_t deadline = now_ns() + 2 * NS_PER_MS;
         while (shm_load_acquire_u64(&lane->consumed) <= pos && now_ns() < deadline)
-            shm_pause();
+            (void)sched_yield(); /* the daemon may need this processor */
         ring_rx_init(&s->events[0], s->events[0].slots, s->reply.geometry.event_slots,
                      shm_load_acquire_u64(&lane->next));
         ring_rx_publish(&s->events[0], &region_c2d_lane(s->c2d, 0)->consumed);
@@ -381,11 +383,11 @@ static void descriptors(struct attacker *a)
     for (int i = 0; i < FDS; i++)
         fds[i] = cycle ? fd : STDERR_FILENO;
     memcpy(CMSG_DATA(&control.head), fds, sizeof fds);
-    /* One after the other until the daemon hangs up. */
-    for (int i = 0; i < 64 && sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) > 0; i++) {
+    /* One after the other until the daemon hangs up, or the kernel says that too many are under way:
+     * then the daemon has not read the ones before. */
+    for (int i = 0; i < 64 && sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) > 0; i++)
         count(&a->counts->actions);
-        sleep_ns(rng_below(&a->rng, NS_PER_MS));
-    }
+    sleep_ns(rng_below(&a->rng, NS_PER_MS));
     (void)close(fd);
 }
 
@@ -460,7 +462,7 @@ int attack_run(void *argument)
     }
 }
 
-static void *burn(void *unused)
+__attribute__((noreturn)) static void *burn(void *unused)
 {
     (void)unused;
     for (;;)
@@ -476,6 +478,5 @@ int burn_run(void *argument)
         become_uid(attack->uid, attack->folder);
     if (attack->mode == ATTACK_FLIP && pthread_create(&thread, NULL, burn, NULL) != 0)
         return 1;
-    (void)burn(NULL);
-    return 0;
+    burn(NULL);
 }

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <grp.h>
 #include <signal.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -181,4 +182,27 @@ uint64_t percentile(uint64_t *values, size_t count, unsigned per_mille)
         return 0;
     qsort(values, count, sizeof values[0], compare);
     return values[(count - 1) * per_mille / 1000];
+}
+
+int cpu_count(void)
+{
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+}
+
+void cpu_keep_process(pid_t pid, int n)
+{
+    cpu_set_t allowed, one;
+    CPU_ZERO(&one);
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0)
+        return; /* then it runs where it likes */
+    for (size_t cpu = 0; cpu < CPU_SETSIZE && n >= 0; cpu++)
+        if (CPU_ISSET(cpu, &allowed) && n-- == 0)
+            CPU_SET(cpu, &one);
+    (void)sched_setaffinity(pid, sizeof one, &one); /* likewise */
+}
+
+void cpu_keep(int n)
+{
+    cpu_keep_process(0, n);
 }

@@ -36,6 +36,11 @@ uint64_t check_number(const char *variable, uint64_t fallback);
 uint64_t now_ns(void); /* CLOCK_MONOTONIC */
 void sleep_ns(uint64_t ns);
 
+/* Processors this process may use, and keeping the calling thread, or a process, on the n-th. */
+int cpu_count(void);
+void cpu_keep(int n);
+void cpu_keep_process(pid_t pid, int n);
+
 /* splitmix64: any seed is a good one, and each sequence can be repeated. */
 struct rng {
     uint64_t state;

@@ -7,6 +7,8 @@
 #include <cmocka.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
 
 #define HANDLES 7u
 #define PROGRAMS 40u
@@ -264,6 +266,137 @@ static void test_reconnect(void **state)
     assert_int_equal(e.position, 4);
 }
 
+/* Whoever leads sleeps, after a first short spin. */
+static void test_leader_sleeps(void **state)
+{
+    struct bench *b = *state;
+    struct dynasor_event e;
+    struct timespec before;
+    struct timespec after;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &before);
+    for (unsigned i = 3; i < 5; i++) /* also the second that leads */
+        assert_int_equal(dynasor_next(b->lane[i], &e, 400 * NS_PER_MS), -DYNASOR_E_TIMEOUT);
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &after);
+    int64_t spent_ns = (int64_t)(after.tv_sec - before.tv_sec) * (int64_t)NS_PER_S +
+                       (after.tv_nsec - before.tv_nsec);
+    assert_in_range(spent_ns, 0, 100 * NS_PER_MS);
+}
+
+struct canceller { /* a daemon whose programs run until they are cancelled */
+    struct fake_session *s;
+    struct wire_submit submit[DYNASOR_PROGRAMS_MAX];
+    uint32_t stop;
+};
+
+static void *canceller_thread(void *argument)
+{
+    struct canceller *d = argument;
+    while (!shm_load_u32(&d->stop)) {
+        bool any = false;
+        for (uint32_t lane = 0; lane < d->s->geometry.lanes_count; lane++) {
+            union wire_record r;
+            if (!fake_room(d->s, lane) || !fake_take(d->s, lane, &r))
+                continue;
+            any = true;
+            if (r.op == WIRE_OP_SUBMIT)
+                d->submit[r.submit.index] = r.submit;
+            else if (r.op == WIRE_OP_CANCEL)
+                fake_end(d->s, lane, &d->submit[r.cancel.index], DYNASOR_STATE_CANCELLED,
+                         DYNASOR_E_CANCELLED, 0);
+        }
+        if (!any)
+            sleep_ns(NS_PER_MS / 5);
+    }
+    return NULL;
+}
+
+static void submit_within(struct dynasor_lane *lane, uint64_t ns)
+{
+    struct dynasor_program_options o = {
+        .size = sizeof o, .prompt_text = "x", .prompt_bytes = 1, .max_tokens = 1};
+    uint64_t program;
+    uint64_t start = now_ns();
+    int rc;
+    while ((rc = dynasor_submit(lane, &o, &program)) == -DYNASOR_E_AGAIN && now_ns() - start < ns)
+        sleep_ns(NS_PER_MS);
+    assert_int_equal(rc, 0);
+}
+
+/* The programs of shared handles that were closed leave the table, though no shared handle takes
+ * events: the table is that of all lanes. */
+static void closed_rounds(bool idle_handle)
+{
+    struct fake f;
+    struct dynasor_client *client;
+    struct dynasor_lane *own;
+    struct dynasor_lane *shared;
+    struct dynasor_connect_options o = {.size = sizeof o, .lanes_count = 1};
+    struct canceller *d = calloc(1, sizeof *d);
+    pthread_t thread;
+    fake_open(&f);
+    d->s = fake_connect(&f, &o, &client);
+    pthread_create(&thread, NULL, canceller_thread, d);
+    assert_int_equal(dynasor_lane_open(client, &own), 0);
+    if (idle_handle) {
+        assert_int_equal(dynasor_lane_open(client, &shared), 0);
+        submit_within(shared, NS_PER_S);
+    }
+    for (unsigned round = 0; round < 30; round++) {
+        assert_int_equal(dynasor_lane_open(client, &shared), 0);
+        for (unsigned i = 0; i < 50; i++)
+            submit_within(shared, 2 * NS_PER_S);
+        dynasor_lane_close(shared);
+    }
+    for (unsigned i = 0; i < 400; i++) /* more than was left */
+        submit_within(own, 2 * NS_PER_S);
+    shm_store_u32(&d->stop, 1);
+    pthread_join(thread, NULL);
+    dynasor_disconnect(client);
+    fake_session_free(d->s);
+    fake_close(&f);
+    free(d);
+}
+
+static void test_closed_rounds(void **state)
+{
+    (void)state;
+    closed_rounds(false);
+    closed_rounds(true);
+}
+
+static void *next_for_a_while(void *argument)
+{
+    struct worker *w = argument;
+    struct dynasor_event e;
+    return (void *)(intptr_t)dynasor_next(w->lane, &e, 400 * NS_PER_MS);
+}
+
+/* The child of a fork() can free the handles on which threads of the parent sleep. */
+static void test_fork(void **state)
+{
+    struct bench *b = *state;
+    struct worker w[3];
+    for (unsigned i = 0; i < 3; i++) {
+        w[i].lane = b->lane[3 + i];
+        pthread_create(&w[i].thread, NULL, next_for_a_while, &w[i]);
+    }
+    sleep_ns(50 * NS_PER_MS);
+    pid_t pid = fork();
+    if (pid == 0) {
+        alarm(5);
+        for (unsigned i = 3; i < 6; i++)
+            dynasor_lane_close(b->lane[i]);
+        dynasor_disconnect(b->client);
+        _exit(0);
+    }
+    assert_int_equal(child_wait(pid), 0);
+    for (unsigned i = 0; i < 3; i++) {
+        void *rc;
+        pthread_join(w[i].thread, &rc);
+        assert_int_equal((intptr_t)rc, -DYNASOR_E_TIMEOUT);
+    }
+}
+
 static void test_arm(void **state)
 {
     struct bench *b = *state;
@@ -308,7 +441,10 @@ int main(void)
         TEST(test_close),
         TEST(test_death),
         TEST(test_reconnect),
+        TEST(test_leader_sleeps),
+        TEST(test_fork),
         TEST(test_arm),
+        cmocka_unit_test(test_closed_rounds),
         cmocka_unit_test(test_sixteen),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -122,6 +122,17 @@ static void *keep(void *argument)
     return NULL;
 }
 
+static void assert_all_wake(struct bench *b, uint64_t since_ns)
+{
+    uint64_t asleep;
+    do {
+        asleep = 0;
+        for (uint32_t i = 0; i < LANES; i++)
+            asleep += shm_load_u32(&region_c2d_lane(b->s->c2d, i)->need) & 1;
+    } while (asleep && now_ns() - since_ns < NS_PER_S);
+    assert_in_range(now_ns() - since_ns, 0, 120 * NS_PER_MS);
+}
+
 /* The kernel wakes one sleeper of a dead owner's word. That one wakes the others, long before the belt
  * of 100 ms does: none still says that it sleeps. */
 static void test_death_wakes_all(void **state)
@@ -138,22 +149,75 @@ static void test_death_wakes_all(void **state)
         sleepers[i].lane = b->lane[i];
         pthread_create(&sleepers[i].thread, NULL, sleep_forever, &sleepers[i]);
     }
-    sleep_ns(110 * NS_PER_MS); /* all have slept through a belt; the next ends in 90 ms */
+    sleep_ns(110 * NS_PER_MS); /* all have slept through a belt; the next ends in 190 ms */
     shm_store_u32(&keeper->die, 1);
     pthread_join(thread, NULL);
     assert_int_equal(shm_load_u32(keeper->word), FUTEX_OWNER_DIED | FUTEX_WAITERS);
     uint64_t died = now_ns();
-    uint64_t asleep;
-    do {
-        asleep = 0;
-        for (uint32_t i = 0; i < LANES; i++)
-            asleep += shm_load_u32(&region_c2d_lane(b->s->c2d, i)->need) & 1;
-    } while (asleep && now_ns() - died < NS_PER_S);
-    assert_in_range(now_ns() - died, 0, 60 * NS_PER_MS);
+    assert_all_wake(b, died);
     for (int i = 0; i < LANES; i++) {
         pthread_join(sleepers[i].thread, NULL);
         assert_int_equal(sleepers[i].rc, -DYNASOR_E_RESTARTING);
         assert_in_range(sleepers[i].returned_ns - died, 0, NS_PER_S);
+    }
+}
+
+static void *die_quietly(void *argument)
+{
+    struct bench *b = argument;
+    sleep_ns(20 * NS_PER_MS);
+    shm_store_u32(&b->s->header->owner.word, REGION_OWNER_DIED | REGION_OWNER_WAITERS);
+    return NULL;
+}
+
+/* A second death after an adoption that nobody had to wait for wakes all again. */
+static void test_second_death_wakes_all(void **state)
+{
+    struct bench *b = *state;
+    struct sleeper sleepers[LANES];
+    struct dynasor_event e;
+    pthread_t thread;
+    for (int i = 0; i < LANES; i++) /* binds them */
+        assert_int_equal(dynasor_next(b->lane[i], &e, 0), -DYNASOR_E_TIMEOUT);
+    pthread_create(&thread, NULL, die_quietly, b);
+    /* It sleeps to the end of its time, and tells what it sees then. */
+    assert_int_equal(dynasor_next(b->lane[0], &e, 60 * NS_PER_MS), -DYNASOR_E_TIMEOUT);
+    pthread_join(thread, NULL);
+    fake_adopt(b->s, 2);
+    for (int i = 0; i < LANES; i++) {
+        sleepers[i].lane = b->lane[i];
+        pthread_create(&sleepers[i].thread, NULL, sleep_forever, &sleepers[i]);
+    }
+    sleep_ns(110 * NS_PER_MS);
+    uint64_t died = now_ns();
+    fake_die(b->s);
+    assert_all_wake(b, died);
+    for (int i = 0; i < LANES; i++) {
+        pthread_join(sleepers[i].thread, NULL);
+        assert_int_equal(sleepers[i].rc, -DYNASOR_E_RESTARTING);
+    }
+}
+
+/* What one lane finds wrong the others hear at once. */
+static void test_break_wakes_all(void **state)
+{
+    struct bench *b = *state;
+    struct sleeper sleepers[LANES];
+    struct dynasor_event e;
+    (void)submit(b->lane[0], 1, "x");
+    struct wire_submit s = fake_expect(b->s, 0, WIRE_OP_SUBMIT).submit;
+    for (int i = 1; i < LANES; i++) {
+        sleepers[i].lane = b->lane[i];
+        pthread_create(&sleepers[i].thread, NULL, sleep_forever, &sleepers[i]);
+    }
+    sleep_ns(110 * NS_PER_MS);
+    fake_tokens(b->s, 0, &s, 0, 0);
+    uint64_t broke = now_ns();
+    assert_int_equal(dynasor_next(b->lane[0], &e, 0), -DYNASOR_E_PROTOCOL);
+    for (int i = 1; i < LANES; i++) {
+        pthread_join(sleepers[i].thread, NULL);
+        assert_int_equal(sleepers[i].rc, -DYNASOR_E_PROTOCOL);
+        assert_in_range(sleepers[i].returned_ns - broke, 0, 120 * NS_PER_MS);
     }
 }
 
@@ -344,6 +408,7 @@ static void test_resumed_many(void **state)
     struct dynasor_program_options o = {
         .size = sizeof o, .prompt_text = "x", .prompt_bytes = 1, .max_tokens = 1};
     assert_int_equal(dynasor_submit(b->lane[0], &o, &program), -DYNASOR_E_RESTARTING);
+    assert_int_equal(dynasor_arm(b->lane[0]), -DYNASOR_E_RESTARTING); /* do not wait, nor spin */
     for (int i = 0; i < 500; i++) {
         union wire_record r;
         while (!fake_take(b->s, 0, &r))
@@ -468,6 +533,8 @@ int main(void)
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {
         TEST(test_death_wakes_all),
+        TEST(test_second_death_wakes_all),
+        TEST(test_break_wakes_all),
         TEST(test_adopted),
         TEST(test_away),
         TEST(test_resumed),

@@ -1,7 +1,7 @@
 #!/bin/bash
 # dynasorctl from outside: what each exit status stands for, against a daemon of the test's own, against
-# none, and (where Python is there to play them) against servers that are not dynasord. What it prints
-# is compared with the counters that shm/counters.h names and with the daemon's pid.
+# none, and against servers that are not dynasord (tests/ipc/ctl_peer.c). What it prints is compared
+# with the counters that shm/counters.h names and with the daemon's pid.
 set -u
 ctl=$DYN_BUILD/bin/dynasorctl
 daemon_pid='' server_pid='' watch_pid=''
@@ -80,7 +80,7 @@ start() { # extra options
     answers() { "$ctl" --socket "$socket" status >/dev/null 2>&1 || ! kill -0 "$daemon_pid"; }
     until_true answers
     if ! kill -0 $daemon_pid 2>/dev/null; then
-        if grep -q 'Operation not permitted\|Function not implemented' "$folder/log"; then
+        if grep -q 'io_uring is required' "$folder/log"; then
             echo "the daemon does not start here: $(tail -n 1 "$folder/log")"
             exit 77
         fi
@@ -110,51 +110,47 @@ grep -q 'slot' "$out" && fail 'clients are listed unasked'
 expect 0 -s "$socket" -c status
 says "$out" 'slot        uid      pid'
 
-# JSON: one line; read by Python, or else by eye of grep.
-python=$(command -v python3 && python3 -c 'import json, socket, struct' 2>/dev/null) || python=
-json_has() { # file, Python expression over d
-    if [ -n "$python" ]; then
-        "$python" -c 'import json, sys; d = json.load(open(sys.argv[1])); sys.exit(not ('"$2"'))' \
-            "$1" || fail "JSON: not so: $2"
-    fi
+# JSON: one line, of one form; what stands in it is picked out by name.
+number() { # file name: of the first member of that name
+    grep -oE "\"$2\":[0-9]+" "$1" | head -n 1 | cut -d : -f 2
 }
 expect 0 --socket "$socket" status --json
 [ "$(wc -l <"$out")" = 1 ] || fail 'JSON is not one line'
-grep -qE '^\{"daemon_version":"[^"]+","socket_path":"[^"]+","taken_ns":[0-9]+,"counters":\{("[a-z_]+":[0-9]+,?)+\}\}$' \
-    "$out" || fail 'JSON has another form'
-json_has "$out" "list(d['counters']) == '''$counters'''.split()"
-json_has "$out" "d['counters']['pid'] == $daemon_pid and d['socket_path'] == '$folder/dynasor.sock'"
-json_has "$out" "d['taken_ns'] >= d['counters']['started_ns'] > 0 and 'clients' not in d"
+form='\{"daemon_version":"[^"]+","socket_path":"[^"]+","taken_ns":[0-9]+,"counters":\{("[a-z_]+":[0-9]+,)*"[a-z_]+":[0-9]+\}'
+grep -qE "^$form\\}\$" "$out" || fail 'JSON has another form'
+[ "$(sed 's/.*"counters"://' "$out" | grep -oE '"[a-z_]+":' | tr -d '":')" = "$counters" ] ||
+    fail 'the counters of JSON are not those of shm/counters.h, in its order'
+[ "$(number "$out" pid)" = $daemon_pid ] || fail 'JSON: counter pid is another'
+says "$out" "\"socket_path\":\"$folder/dynasor.sock\""
+started=$(number "$out" started_ns)
+{ [ "$started" -gt 0 ] && [ "$(number "$out" taken_ns)" -ge "$started" ]; } || fail 'JSON: taken_ns'
 expect 0 --socket "$socket" status --json --clients
-grep -qE '\},"clients":\[\]\}$' "$out" || fail 'no client is no empty array'
+grep -qE "^$form,\"clients\":\\[\\]\\}\$" "$out" || fail 'no client is no empty array'
 
 # A session is a row of --clients for as long as it lasts.
-if [ -n "$python" ]; then
-    magic=$(sed -n 's/^#define WIRE_MAGIC \(0x[0-9a-f]*\)ull.*/\1/p' shm/wire.h)
-    "$python" - "$folder/dynasor.sock" "$magic" >"$folder/session" 2>&1 <<'END' &
-import os, socket, struct, sys
-s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-s.connect(sys.argv[1])
-s.send(struct.pack('<QHHIQQ16sIIQ', int(sys.argv[2], 0), 1, 1, 0, 0, 0, os.urandom(16), 1, 0, 4096))
-s.recv(4096)
-s.recv(4096)
-END
-    server_pid=$!
-    # shellcheck disable=SC2317
-    row_there() { "$ctl" -s "$socket" -cj status | grep -q "\"pid\":$server_pid,"; }
-    until_true row_there || fail "no row for the session: $(cat "$folder/session")"
-    expect 0 --socket "$socket" status --json --clients
-    json_has "$out" "len(d['clients']) == 1 and d['clients'][0]['uid'] == $(id -u)"
-    json_has "$out" "d['clients'][0]['region_bytes'] == d['counters']['quota_region_bytes'] > 4096"
-    expect 0 --socket "$socket" status --clients
-    grep -qE "^ +[0-9]+ +$(id -u) +$server_pid +0 +0 " "$out" || fail 'no line for the session'
-    kill -9 $server_pid
-    wait $server_pid 2>/dev/null
-    server_pid=
-    # shellcheck disable=SC2317
-    row_gone() { "$ctl" -s "$socket" -cj status | grep -q '"clients":\[\]'; }
-    until_true row_gone || fail 'the row of a dead client stays'
-fi
+peer=$DYN_BUILD/tests/ipc/ctl_peer
+[ -x "$peer" ] || fail 'ctl_peer is not built'
+"$peer" session "$folder/dynasor.sock" >"$folder/session" 2>&1 &
+server_pid=$!
+# shellcheck disable=SC2317
+row_there() { "$ctl" -s "$socket" -cj status | grep -q "\"pid\":$server_pid,"; }
+until_true row_there || fail "no row for the session: $(cat "$folder/session")"
+expect 0 --socket "$socket" status --json --clients
+row='\{("[a-z_]+":[0-9]+,)*"[a-z_]+":[0-9]+\}'
+grep -qE "^$form,\"clients\":\\[$row\\]\\}\$" "$out" || fail 'JSON: not one client'
+sed 's/.*"clients":\[//' "$out" >"$folder/row"
+[ "$(number "$folder/row" uid)" = "$(id -u)" ] || fail 'JSON: the client has another uid'
+bytes=$(number "$folder/row" region_bytes)
+{ [ "$bytes" -gt 4096 ] && [ "$bytes" = "$(number "$out" quota_region_bytes)" ]; } ||
+    fail "JSON: region_bytes of the client are $bytes"
+expect 0 --socket "$socket" status --clients
+grep -qE "^ +[0-9]+ +$(id -u) +$server_pid +0 +0 " "$out" || fail 'no line for the session'
+kill -9 $server_pid
+wait $server_pid 2>/dev/null
+server_pid=
+# shellcheck disable=SC2317
+row_gone() { "$ctl" -s "$socket" -cj status | grep -q '"clients":\[\]'; }
+until_true row_gone || fail 'the row of a dead client stays'
 
 # 1: a system call failed, here write().
 timeout 20 "$ctl" -s "$socket" status >/dev/full 2>"$err"
@@ -207,7 +203,6 @@ other() { # status, what it says
     [ $got = "$1" ] || fail "as uid 65534: status $got, expected $1"
     says "$err" "$2"
 }
-skipped=
 if [ "$(id -u)" = 0 ] && setpriv --reuid 65534 --regid 65534 --clear-groups true 2>/dev/null; then
     other 4 'permission denied for uid 65534'
     stop TERM
@@ -216,29 +211,15 @@ if [ "$(id -u)" = 0 ] && setpriv --reuid 65534 --regid 65534 --clear-groups true
     says "$folder/log" 'refused uid 65534'
     expect 0 --socket "$socket" status # and goes on serving
 else
-    skipped=' (another uid: not tried without root and setpriv)'
+    echo '[  SKIPPED ] another uid: needs root and setpriv'
 fi
 stop TERM
 expect 3 --socket "$socket" status
 
 # 5: who answers is not dynasord, or of another version.
-reply() { # kind, hex of the answer; "-" says nothing and closes
+reply() { # kind, hex of the answer; without it the server closes
     rm -f "$folder/fake.sock"
-    "$python" - "$folder/fake.sock" "$1" "$2" <<'END' &
-import socket, sys
-kind = socket.SOCK_STREAM if sys.argv[2] == 'stream' else socket.SOCK_SEQPACKET
-s = socket.socket(socket.AF_UNIX, kind)
-s.bind(sys.argv[1])
-s.listen(1)
-if sys.argv[2] != 'stream':
-    c = s.accept()[0]
-    c.recv(4096)
-    if sys.argv[3] != '-':
-        c.send(bytes.fromhex(sys.argv[3]))
-    c.recv(4096)
-else:
-    s.accept()
-END
+    "$peer" "$1" "$folder/fake.sock" ${2:+"$2"} &
     server_pid=$!
     # shellcheck disable=SC2317
     listening() { grep -q "00010000 .* $folder/fake.sock\$" /proc/net/unix; }
@@ -248,24 +229,21 @@ END
     wait $server_pid 2>/dev/null
     server_pid=
 }
-if [ -n "$python" ]; then
-    # CONTROL_MAGIC in hex, little-endian.
-    magic=$(sed -n 's/^#define CONTROL_MAGIC 0x\([0-9a-f]*\)ull.*/\1/p' shm/counters.h |
-        sed 's/\(..\)\(..\)\(..\)\(..\)\(..\)\(..\)\(..\)\(..\)/\8\7\6\5\4\3\2\1/')
-    zeros() { printf '00%.0s' $(seq "$1"); }
-    reply stream -
-    says "$err" 'not a SOCK_SEQPACKET socket'
-    reply packet "$(zeros 168)"
-    says "$err" "the answer is not dynasord's"
-    reply packet "${magic}01000000$(zeros 8)" # cut short
-    says "$err" "the answer is not dynasord's"
-    reply packet "${magic}63000000$(zeros 156)"
-    says "$err" 'speaks control version 99'
-    reply packet "${magic}01000300$(zeros 156)"
-    says "$err" 'refused by dynasord'
-    reply packet "${magic}01000000$(zeros 156)"
-    says "$err" 'the answer has no descriptor'
-else
-    skipped="$skipped (false servers: not tried without python3)"
-fi
-echo "each exit status is what the manual says$skipped"
+# CONTROL_MAGIC in hex, little-endian.
+magic=$(sed -n 's/^#define CONTROL_MAGIC 0x\([0-9a-f]*\)ull.*/\1/p' shm/counters.h |
+    sed 's/\(..\)\(..\)\(..\)\(..\)\(..\)\(..\)\(..\)\(..\)/\8\7\6\5\4\3\2\1/')
+zeros() { printf '00%.0s' $(seq "$1"); }
+reply stream
+says "$err" 'not a SOCK_SEQPACKET socket'
+reply packet
+reply packet "$(zeros 168)"
+says "$err" "the answer is not dynasord's"
+reply packet "${magic}01000000$(zeros 8)" # cut short
+says "$err" "the answer is not dynasord's"
+reply packet "${magic}63000000$(zeros 156)"
+says "$err" 'speaks control version 99'
+reply packet "${magic}01000300$(zeros 156)"
+says "$err" 'refused by dynasord'
+reply packet "${magic}01000000$(zeros 156)"
+says "$err" 'the answer has no descriptor'
+echo "each exit status is what the manual says"

@@ -42,6 +42,7 @@ has dynasord.service 'Sockets=dynasord.socket dynasord-control.socket'
 has dynasord.service 'FileDescriptorStoreMax=16448'
 has dynasord.service 'PrivateUsers=no'
 has dynasord.service 'LimitCORE=0'
+has dynasord.service 'RestartPreventExitStatus=78 69'
 grep -q '^RuntimeDirectory=' systemd/dynasord.service && fail 'a stop would remove the sockets'
 has dynasord.service 'RestrictAddressFamilies=AF_UNIX'
 has dynasord.socket 'FileDescriptorName=dynasor.sock'
@@ -63,5 +64,7 @@ if command -v systemd-sysusers >/dev/null; then
         grep -q "^$g:" "$root/etc/group" || fail "no group $g"
     done
     grep -q '^dynasor:' "$root/etc/passwd" || fail "no user dynasor"
+else
+    echo '[  SKIPPED ] sysusers: no systemd-sysusers'
 fi
 echo "units are good"
