@@ -18,7 +18,7 @@
 #include "daemon/base/notify.h"
 #include "daemon/ipc/state.h"
 
-/* A program that was running in more crashes, without getting further in between, is not tried
+/* A program that was running in more restarts, without getting further in between, is not tried
  * again. */
 #define RESTARTS_MAX 2u
 

@@ -23,7 +23,7 @@ enum dynasor_status {
     DYNASOR_E_NOMEM = 14,       /* out of memory (connect and lane_open only) */
     DYNASOR_E_CANCELLED = 15,   /* end of a program: cancelled by its client */
     DYNASOR_E_SLOW_CONSUMER = 16, /* end of a program: its events were not taken in time */
-    DYNASOR_E_POISON = 17,        /* end of a program: it was running in too many daemon crashes */
+    DYNASOR_E_POISON = 17,        /* end of a program: too many restarts without progress */
     DYNASOR_E_SHUTDOWN = 18,      /* the daemon is draining and takes no new work */
     DYNASOR_STATUS_COUNT = 19,
 };

@@ -46,7 +46,7 @@ export TSAN_OPTIONS=halt_on_error=1
 echo 'int main(void) { return 0; }' >"$work/probe.c"
 if ! $CC -fsanitize=thread "$work/probe.c" -o "$work/probe" 2>/dev/null ||
     ! "${alone[@]}" "$work/probe" >"$work/out" 2>&1; then
-    echo "$CC has no working ThreadSanitizer here: its part is left out"
+    echo "[  SKIPPED ] $CC has no working ThreadSanitizer here: its part"
     exit $failed
 fi
 build litmus_ring 0 -fsanitize=thread || exit 1
