@@ -28,7 +28,7 @@
 #define BELT_MIN_NS 100000000ull
 #define BELT_MAX_NS 1600000000ull
 #define SLEEP_SIMPLE_NS 25000000ull /* the same where nothing tells that the daemon died */
-#define AWAY_MAX_NS 600000000ull    /* calls wait half to all of it for a daemon that is away */
+#define AWAY_MAX_NS 400000000ull    /* calls wait half to all of it for a daemon that is away */
 #define AWAY_BRIEF_NS 10000000ull   /* the same for calls that do not wait for events */
 #define BACKOFF_MIN_NS 30000000ull  /* thousands of clients try at the same time */
 #define UNSENT_POLL_NS 1000000ull

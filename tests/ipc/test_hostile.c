@@ -185,7 +185,11 @@ static void check_result(struct hostile *h)
     printf("p99, median of slices: %" PRIu64 " us attacked, %" PRIu64 " us beside burners\n",
            attack_p99 / 1000, burn_p99 / 1000);
     daemon_print_counters(&h->daemon);
+#if defined(__SANITIZE_THREAD__)
+    printf("ThreadSanitizer slows the daemon, not the burners: the two are not compared\n");
+#else
     CHECK(attack_p99 <= 2 * burn_p99, "the attackers cost more than twice what burners cost");
+#endif
     uint64_t turn_ns = daemon_counter(&h->daemon, COUNTER_loop_max_ns);
     CHECK(turn_ns < STALL_MAX_NS, "a turn of the daemon took %" PRIu64 " ms", turn_ns / NS_PER_MS);
     CHECK(daemon_counter(&h->daemon, COUNTER_clients_violated) > 0, "no violation was noticed");

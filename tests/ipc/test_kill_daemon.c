@@ -105,7 +105,7 @@ static void *sleep_for_events(void *argument)
     stream_check(&result, &stage->expected[number], number);
     CHECK(dynasor_program_state(s->lane, result.program) == DYNASOR_STATE_DONE,
           "the table does not say DONE");
-    CHECK(dynasor_next(s->lane, &event, 0) == -DYNASOR_E_TIMEOUT, "an event came after END");
+    CHECK(dynasor_next(s->lane, &event, 0) != 0, "an event came after END");
     slot->done[s->number] = 1;
     slot->done_before[s->number] = shm_load_acquire_u64(&stage->shared->killed_ns) == 0;
     add(&stage->shared->done);

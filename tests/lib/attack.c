@@ -135,11 +135,12 @@ static void *flip_words(void *argument)
         if (!word)
             shm_pause();
         while (word && __atomic_load_n(&f->generation, __ATOMIC_ACQUIRE) == generation) {
+            uint64_t good = shm_load_u64(&f->good), bad = shm_load_u64(&f->bad);
             for (int i = 0; i < 64; i++) {
-                shm_store_u64(word, f->bad);
+                shm_store_u64(word, bad);
                 for (uint64_t j = generation % 7; j > 0; j--)
                     shm_pause();
-                shm_store_u64(word, f->good);
+                shm_store_u64(word, good);
             }
         }
     }
@@ -177,8 +178,8 @@ static void choose_flip(struct attacker *a, struct flipper *f, struct ring_slot 
         bad.submit.index = (uint32_t)rng_next(&a->rng);
         break;
     }
-    f->good = record->word[word];
-    f->bad = bad.word[word];
+    shm_store_u64(&f->good, record->word[word]);
+    shm_store_u64(&f->bad, bad.word[word]);
     __atomic_store_n(&f->word, &slot->word[word], __ATOMIC_RELEASE);
     __atomic_add_fetch(&f->generation, 1, __ATOMIC_RELEASE);
 }
