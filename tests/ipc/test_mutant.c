@@ -4,13 +4,13 @@
  * DYN_MUTANT_DOUBLE_FETCH and ASan) must be seen to crash, or to be reported by a sanitizer, within 20
  * seconds of the attack that the real daemon survives in test_hostile. */
 /* timeout: 60 */
+/* serial */
 #include <inttypes.h>
 #include <stdio.h>
 
 #include "tests/lib/attack.h"
 #include "tests/lib/daemon.h"
 
-enum { ATTACKERS = 2 };
 #define CAUGHT_MAX_NS (20 * NS_PER_S)
 
 static bool caught(void *argument)
@@ -25,9 +25,7 @@ int main(void)
 {
     struct test_daemon d;
     char binary[512];
-    struct attack attacks[ATTACKERS];
-    struct attack_counts *counts = shared_new(ATTACKERS * sizeof *counts);
-    pid_t pids[ATTACKERS];
+    struct attack_counts *counts = shared_new(sizeof *counts);
     struct daemon_options options = {
         .binary = binary,
         .daemon = "clients_max = 64\nlog_level = error\n",
@@ -43,19 +41,14 @@ int main(void)
     daemon_start(&d);
     cpu_keep_process(d.pid, 0); /* the flips come from another core, or they never meet it */
     uint64_t begin_ns = now_ns();
-    for (int i = 0; i < ATTACKERS; i++) {
-        attacks[i] = (struct attack){.mode = ATTACK_FLIP,
-                                     .socket_path = d.socket_path,
-                                     .seed = (uint64_t)i + 1,
-                                     .counts = &counts[i]};
-        pids[i] = child_start(attack_run, &attacks[i]);
-    }
+    struct attack attack = {
+        .mode = ATTACK_FLIP, .socket_path = d.socket_path, .seed = 1, .counts = counts};
+    pid_t pid = child_start(attack_run, &attack);
     bool found = wait_until(caught, &d, CAUGHT_MAX_NS);
-    uint64_t actions = counts[0].actions + counts[1].actions;
-    for (int i = 0; i < ATTACKERS; i++)
-        child_kill(pids[i]);
-    printf("%" PRIu64 " flipped records in %" PRIu64 " ms\n", actions,
-           (now_ns() - begin_ns) / NS_PER_MS);
+    uint64_t actions = counts->actions, sessions = counts->sessions;
+    child_kill(pid);
+    printf("%" PRIu64 " flipped records in %" PRIu64 " sessions and %" PRIu64 " ms\n", actions,
+           sessions, (now_ns() - begin_ns) / NS_PER_MS);
     CHECK(found, "the mutant was not caught");
     if (daemon_alive(&d))
         daemon_kill(&d);

@@ -7,6 +7,7 @@
 #include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -214,8 +215,9 @@ static void flip_session(struct attacker *a, struct flipper *f)
         raw_ring(s);
         count(&a->counts->actions);
         uint64_t deadline = now_ns() + 2 * NS_PER_MS;
+        /* Asleep: one processor is the daemon's, the other that of the thread that flips. */
         while (shm_load_acquire_u64(&lane->consumed) <= pos && now_ns() < deadline)
-            (void)sched_yield(); /* the daemon may need this processor */
+            sleep_ns(5000);
         ring_rx_init(&s->events[0], s->events[0].slots, s->reply.geometry.event_slots,
                      shm_load_acquire_u64(&lane->next));
         ring_rx_publish(&s->events[0], &region_c2d_lane(s->c2d, 0)->consumed);
@@ -229,6 +231,7 @@ static void flip(struct attacker *a)
     struct flipper f = {0};
     pthread_t thread;
 
+    (void)prctl(PR_SET_TIMERSLACK, 1); /* so that short sleeps are short */
     if (pthread_create(&thread, NULL, flip_words, &f) != 0)
         return;
     flip_session(a, &f);
