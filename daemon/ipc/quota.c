@@ -97,15 +97,15 @@ void quota_give(struct quota *q, struct quota_user *user, enum quota_kind kind, 
  * a burst ago. */
 uint64_t quota_bytes_due_ns(struct quota_user *user, uint64_t now_ns)
 {
-    uint64_t burst_ns = (uint64_t)QUOTA_BURST_BYTES * QUOTA_BYTE_NS;
-    if (now_ns > burst_ns && user->bucket_paid_ns < now_ns - burst_ns)
-        user->bucket_paid_ns = now_ns - burst_ns;
+    if (now_ns > QUOTA_BURST_NS && user->bucket_paid_ns < now_ns - QUOTA_BURST_NS)
+        user->bucket_paid_ns = now_ns - QUOTA_BURST_NS;
     return user->bucket_paid_ns < now_ns ? 0 : user->bucket_paid_ns + 1;
 }
 
 void quota_bytes_take(struct quota_user *user, uint64_t bytes)
 {
-    user->bucket_paid_ns += bytes * QUOTA_BYTE_NS;
+    user->bucket_paid_ns += bytes <= QUOTA_SMALL_BYTES ? bytes / QUOTA_SMALL_BYTES_PER_NS
+                                                       : bytes * QUOTA_LARGE_NS_PER_BYTE;
 }
 
 uint64_t quota_used(const struct quota_user *user, enum quota_kind kind)

@@ -37,11 +37,16 @@ bool quota_charge(struct quota *quota, struct quota_user *user, enum quota_kind 
 void quota_give(struct quota *quota, struct quota_user *user, enum quota_kind kind,
                 uint64_t amount);
 
-/* Bytes that a uid hands in cost this thread time, refused ones too: a bucket of QUOTA_BURST_BYTES,
- * filled by one byte each QUOTA_BYTE_NS. A uid may go on while its bucket is not empty, by any
- * amount; then it waits until what it took is made up for. */
-#define QUOTA_BURST_BYTES 262144u
-#define QUOTA_BYTE_NS 4u
+/* Bytes that a uid hands in cost this thread time, refused ones too. A bucket holds QUOTA_BURST_NS and
+ * fills with the clock, which stands still within a turn; a uid may go on while its bucket is not
+ * empty, by any amount, then it waits until what it took is made up for. Payloads up to
+ * QUOTA_SMALL_BYTES are charged less than they cost: only how many of them one turn takes is bounded
+ * (256 KiB), never their rate. A longer one, which holds everybody up, is charged several times its
+ * cost (0.6 ns a byte), so that a uid that sends nothing else leaves most of the time to others. */
+#define QUOTA_BURST_NS 65536u
+#define QUOTA_SMALL_BYTES 65536u
+#define QUOTA_SMALL_BYTES_PER_NS 4u
+#define QUOTA_LARGE_NS_PER_BYTE 4u
 
 /* 0: the uid may hand in more; otherwise when it may (CLOCK_MONOTONIC ns). */
 uint64_t quota_bytes_due_ns(struct quota_user *user, uint64_t now_ns);

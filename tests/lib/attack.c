@@ -122,6 +122,7 @@ struct flipper {
     uint64_t *word;
     uint64_t good, bad;
     uint64_t generation;
+    uint64_t flipping; /* the generation that flips now */
     bool stop;
 };
 
@@ -135,6 +136,7 @@ static void *flip_words(void *argument)
         uint64_t *word = __atomic_load_n(&f->word, __ATOMIC_ACQUIRE);
         if (!word)
             shm_pause();
+        shm_store_release_u64(&f->flipping, generation);
         while (word && __atomic_load_n(&f->generation, __ATOMIC_ACQUIRE) == generation) {
             uint64_t good = shm_load_u64(&f->good), bad = shm_load_u64(&f->bad);
             for (int i = 0; i < 64; i++) {
@@ -210,11 +212,13 @@ static void flip_session(struct attacker *a, struct flipper *f)
         }
         uint64_t pos = s->submit[0].pos;
         choose_flip(a, f, &s->submit[0].slots[pos & s->submit[0].mask], &record);
+        uint64_t deadline = now_ns() + 2 * NS_PER_MS;
+        while (shm_load_acquire_u64(&f->flipping) != f->generation && now_ns() < deadline)
+            shm_pause(); /* published before it flips, the record would be read too soon */
         if (!raw_push(s, 0, &record))
             break;
         raw_ring(s);
         count(&a->counts->actions);
-        uint64_t deadline = now_ns() + 2 * NS_PER_MS;
         /* Asleep: one processor is the daemon's, the other that of the thread that flips. */
         while (shm_load_acquire_u64(&lane->consumed) <= pos && now_ns() < deadline)
             sleep_ns(5000);
