@@ -62,7 +62,7 @@ PROBED := -Walloca -fstack-protector-strong -fstack-clash-protection -fcf-protec
 # Empty, so that a source which says `#define _GNU_SOURCE` itself repeats it exactly.
 CPPFLAGS += -I. -Iinclude -D_GNU_SOURCE=
 STD      := -std=gnu17
-LIBS     := -luring -linih -lpthread -ldl -lm
+LIBS     := -luring -linih -ljansson -lpcre2-8 -lutf8proc -lpthread -ldl -lm
 
 ifeq ($(SAN),)
 HARDEN := -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3
@@ -106,10 +106,16 @@ $(shell mkdir -p $(B); echo '$(CC) $(CPPFLAGS) $(CFLAGS_ALL) $(LDFLAGS_ALL)' > $
     else mv $(B)/command.$$PPID $(STAMP); fi)
 endif
 
+# Kernels by instruction-set level, chosen at run time. Wide vectors between our own functions are inlined,
+# so how they would be passed does not matter (-Wno-psabi).
+AVX512 := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma
+level = $(if $(filter kernels/cpu/%,$<),-O3 -ffp-contract=fast -Wno-psabi $(if $(filter %_avx2.c,$<),-mavx2 -mfma) \
+        $(if $(filter %_avx512.c,$<),$(AVX512)) $(if $(filter %_amx.c,$<),$(AVX512) -mamx-tile -mamx-bf16))
+
 $(B)/obj/%.o: %.c $(STAMP)
 	$(call say,CC,$<)
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS_ALL) -fPIE -MMD -MP -c $< -o $@
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS_ALL) $(level) -fPIE -MMD -MP -c $< -o $@
 
 $(B)/pic/%.o: %.c $(STAMP)
 	$(call say,CC,'$< (pic)')
@@ -123,6 +129,8 @@ ld   = $(CC) -pie $(LDFLAGS_ALL) -o $@
 
 DAEMON   := $(if $(wildcard daemon/main.c),$(B)/bin/dynasord)
 TOOLS    := $(patsubst tools/%.c,$(B)/bin/%,$(TOOL_SRC))
+# For tests and benchmarks; not installed.
+MAKERS   := $(patsubst tools/model/%.c,$(B)/bin/%,$(wildcard tools/model/*.c))
 EXAMPLES := $(patsubst client/examples/%.c,$(B)/examples/%,$(EXAMPLE_SRC))
 SO       := $(B)/lib/libdynasor-client.so
 LIBRARY  := $(if $(CLIENT_SRC),$(SO).1 $(SO) $(B)/lib/libdynasor-client.a)
@@ -145,6 +153,10 @@ $(INTERNAL) $(TESTLIB):
 	$(Q)rm -f $@ && $(AR) rcs $@ $^
 
 $(TOOLS): $(B)/bin/%: $(B)/obj/tools/%.o $(INTERNAL)
+	$(link)
+	$(Q)$(ld) $^ $(LIBS)
+
+$(MAKERS): $(B)/bin/%: $(B)/obj/tools/model/%.o $(INTERNAL)
 	$(link)
 	$(Q)$(ld) $^ $(LIBS)
 
@@ -235,7 +247,7 @@ ifeq ($(SAN),)
 endif
 
 .PHONY: tests run check check-asan check-tsan check-gpu e2e kill-campaign hostile-campaign models
-tests: all hardened $(TESTS) $(if $(filter fuzz,$(SAN)),,$(REPLAY)) $(BENCH) ## build the test programs, run none
+tests: all $(MAKERS) hardened $(TESTS) $(if $(filter fuzz,$(SAN)),,$(REPLAY)) $(BENCH) ## build the test programs, run none
 
 run: all ## start the daemon with its simulated engine and stream one program's events
 	@tests/e2e/run-demo.sh

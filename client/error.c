@@ -25,6 +25,7 @@ static const char *const status_names[DYNASOR_STATUS_COUNT] = {
     [DYNASOR_E_SLOW_CONSUMER] = "SLOW_CONSUMER",
     [DYNASOR_E_POISON] = "POISON",
     [DYNASOR_E_SHUTDOWN] = "SHUTDOWN",
+    [DYNASOR_E_NUMERIC] = "NUMERIC",
 };
 
 /* What a status says where no field is named. */
@@ -48,6 +49,7 @@ static const char *const status_sentences[DYNASOR_STATUS_COUNT] = {
     [DYNASOR_E_SLOW_CONSUMER] = "its events were not taken in time",
     [DYNASOR_E_POISON] = "it was running in too many crashes of the daemon",
     [DYNASOR_E_SHUTDOWN] = "the daemon is draining and takes no new work",
+    [DYNASOR_E_NUMERIC] = "the model gave logits that are no numbers",
 };
 
 static const char *const field_names[DYNASOR_FIELD_COUNT] = {
@@ -82,6 +84,23 @@ static const char *const field_names[DYNASOR_FIELD_COUNT] = {
     [DYNASOR_FIELD_PROGRAMS] = "programs",
     [DYNASOR_FIELD_PROMPT_TEXT] = "prompt_text",
     [DYNASOR_FIELD_DOORBELL] = "doorbell",
+    [DYNASOR_FIELD_TEMPERATURE] = "temperature (thousandths)",
+    [DYNASOR_FIELD_TOP_P] = "top_p (thousandths)",
+    [DYNASOR_FIELD_MIN_P] = "min_p (thousandths)",
+    [DYNASOR_FIELD_TOP_K] = "top_k",
+    [DYNASOR_FIELD_REPETITION_PENALTY] = "repetition_penalty (thousandths)",
+    [DYNASOR_FIELD_PRESENCE_PENALTY] = "magnitude of presence_penalty (thousandths)",
+    [DYNASOR_FIELD_FREQUENCY_PENALTY] = "magnitude of frequency_penalty (thousandths)",
+    [DYNASOR_FIELD_BIASES] = "biases_count",
+    [DYNASOR_FIELD_BIAS] = "magnitude of a bias (thousandths)",
+    [DYNASOR_FIELD_BIAS_TOKEN] = "token of a bias",
+    [DYNASOR_FIELD_STOPS] = "stops_count",
+    [DYNASOR_FIELD_STOP_BYTES] = "bytes of a stop string",
+    [DYNASOR_FIELD_STOP_TOKENS] = "stop_tokens_count",
+    [DYNASOR_FIELD_STOP_TOKEN] = "stop_token",
+    [DYNASOR_FIELD_SPEC_FLAGS] = "spec_flags",
+    [DYNASOR_FIELD_CONTEXT_TOKENS] = "tokens of prompt and max_tokens together",
+    [DYNASOR_FIELD_CHAT] = "chat",
 };
 
 static const char *entry(const char *const *table, int count, int number)

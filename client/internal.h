@@ -86,7 +86,7 @@ struct program {
     uint64_t text_bytes;     /* received */
     uint32_t tokens_count;   /* received */
     uint32_t prompt_bytes;
-    char *parcel; /* private copy of the prompt between two mappings; NULL in a free entry */
+    char *parcel; /* private copy of the payload between two mappings; NULL in a free entry */
     uint8_t phase;
     uint8_t state; /* once ended */
     bool refused;  /* never had an entry at the daemon */

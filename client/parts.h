@@ -62,12 +62,19 @@ int resume_session(struct dynasor_client *c, const struct channel *ch, struct re
 int resume_bind(struct dynasor_client *c, struct channel *ch, struct reason *reason);
 void resume_pump(struct dynasor_client *c, struct channel *ch); /* submits again what it can */
 
+/* payload.c: spec, lists and prompt in the arena. put: false when that is full. */
+int payload_check(const struct dynasor_sampling *s, struct reason *reason);
+uint32_t payload_head_bytes(const struct dynasor_program_options *o); /* all before the prompt */
+bool payload_put(struct mapping *m, struct program *p, const struct dynasor_program_options *o,
+                 const void *prompt);
+bool payload_save(const struct mapping *m, struct program *p); /* to parcel; false: no memory */
+bool payload_put_again(struct mapping *m, struct program *p);  /* the parcel */
+void payload_drop(struct mapping *m, struct program *p);
+
 /* submit.c: records. */
 bool channel_room(struct dynasor_client *c, struct channel *ch, uint64_t records);
 void channel_push(struct channel *ch, const union wire_record *record);
 void channel_ring(struct channel *ch); /* wakes the daemon if it sleeps */
-bool payload_put(struct mapping *m, struct program *p, const void *prompt);
-void payload_drop(struct mapping *m, struct program *p);
 /* Pushes CANCEL or RELEASE; needs room. */
 void channel_control(struct channel *ch, enum wire_op op, const struct program *p);
 /* Locks a guarded channel and makes sure that records can be pushed; 0: unlock it after. */

@@ -97,13 +97,8 @@ static bool save_prompts(struct dynasor_client *c, const struct channel *ch)
         if (!table_mine(p, ch) || p->phase != PHASE_SENT || !p->handle || p->parcel ||
             p->payload_offset == ARENA_FULL)
             continue;
-        const struct mapping *m = ch->mapping;
-        p->parcel = malloc(p->prompt_bytes);
-        if (!p->parcel)
+        if (!payload_save(ch->mapping, p))
             return false;
-        memcpy(p->parcel,
-               m->c2d + m->geometry.c2d_arena_off + p->payload_offset + sizeof(struct wire_spec),
-               p->prompt_bytes);
     }
     return true;
 }
@@ -158,14 +153,16 @@ int resume_bind(struct dynasor_client *c, struct channel *ch, struct reason *rea
 static bool submit_again(struct channel *ch, struct program *p)
 {
     char prompt[WIRE_INLINE_BYTES];
-    struct wire_submit *s = &p->submit.submit;
-    bool heard = p->tokens_count || p->text_bytes;
-    if (p->parcel || heard) {
-        if (!p->parcel)
-            memcpy(prompt, s->u.prompt, sizeof prompt);
-        if (!payload_put(ch->mapping, p, p->parcel ? p->parcel : prompt))
-            return false;
+    const struct dynasor_program_options plain = {0};
+    bool put = true;
+    if (p->parcel) {
+        put = payload_put_again(ch->mapping, p);
+    } else if (p->tokens_count || p->text_bytes) { /* a record has no room to say what we have */
+        memcpy(prompt, p->submit.submit.u.prompt, sizeof prompt);
+        put = payload_put(ch->mapping, p, &plain, prompt);
     }
+    if (!put)
+        return false;
     p->phase = PHASE_SENT;
     p->epoch = ch->epoch;
     free(p->parcel);

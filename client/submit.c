@@ -43,38 +43,6 @@ void channel_control(struct channel *ch, enum wire_op op, const struct program *
     channel_push(ch, &record);
 }
 
-bool payload_put(struct mapping *m, struct program *p, const void *prompt)
-{
-    struct wire_spec spec = {.spec_bytes = sizeof spec,
-                             .resume_tokens = p->tokens_count,
-                             .resume_text_bytes = p->text_bytes};
-    uint32_t bytes = (uint32_t)sizeof spec + p->prompt_bytes;
-    pthread_mutex_lock(&m->arena_mutex);
-    p->payload_offset = arena_take(m->arena, bytes);
-    pthread_mutex_unlock(&m->arena_mutex);
-    if (p->payload_offset == ARENA_FULL)
-        return false;
-    char *to = m->c2d + m->geometry.c2d_arena_off + p->payload_offset;
-    memcpy(to, &spec, sizeof spec);
-    memcpy(to + sizeof spec, prompt, p->prompt_bytes);
-    struct wire_submit *s = &p->submit.submit;
-    s->flags |= WIRE_SUBMIT_PAYLOAD;
-    s->bytes = bytes;
-    memset(&s->u, 0, sizeof s->u);
-    s->u.payload.offset = p->payload_offset;
-    return true;
-}
-
-void payload_drop(struct mapping *m, struct program *p)
-{
-    if (p->payload_offset == ARENA_FULL)
-        return;
-    pthread_mutex_lock(&m->arena_mutex);
-    arena_give(m->arena, p->payload_offset);
-    pthread_mutex_unlock(&m->arena_mutex);
-    p->payload_offset = ARENA_FULL;
-}
-
 int channel_begin(struct dynasor_lane *lane)
 {
     struct dynasor_client *c = lane->client;
@@ -124,7 +92,8 @@ static int check_prompt(const struct mapping *m, const struct dynasor_program_op
     if (o->prompt_tokens && o->prompt_bytes != 0)
         return reason_named(reason, "prompt_bytes with prompt_tokens",
                             (const uint64_t[3]){0, 0, o->prompt_bytes});
-    uint64_t room = m->geometry.c2d_arena_bytes - sizeof(struct wire_spec);
+    uint64_t head = payload_head_bytes(o); /* at most a few KiB; the arena may be 4 KiB */
+    uint64_t room = head < m->geometry.c2d_arena_bytes ? m->geometry.c2d_arena_bytes - head : 0;
     uint64_t max = m->prompt_bytes_max < room ? m->prompt_bytes_max : room;
     if (o->prompt_text && (o->prompt_bytes < 1 || o->prompt_bytes > max))
         return INVALID(PROMPT_BYTES, 1, max, o->prompt_bytes);
@@ -135,16 +104,27 @@ static int check_prompt(const struct mapping *m, const struct dynasor_program_op
     return 0;
 }
 
+/* Options of the first version end before sampling; what a caller's lack is zero, and what a newer
+ * caller's have beyond ours must be. */
+#define OPTIONS_BYTES_MIN offsetof(struct dynasor_program_options, sampling)
+
+static int take_options(const struct dynasor_program_options *from, struct reason *reason,
+                        struct dynasor_program_options *ret)
+{
+    const uint32_t size = from->size;
+    if (size < OPTIONS_BYTES_MIN || size > 4096)
+        return INVALID(OPTIONS_SIZE, OPTIONS_BYTES_MIN, 4096, size);
+    for (size_t at = sizeof *ret; at < size; at++)
+        if (((const char *)from)[at] != 0)
+            return INVALID(OPTIONS_SIZE, OPTIONS_BYTES_MIN, sizeof *ret, size);
+    memset(ret, 0, sizeof *ret);
+    memcpy(ret, from, size < sizeof *ret ? size : sizeof *ret);
+    return 0;
+}
+
 static int check_options(const struct mapping *m, const struct dynasor_program_options *o,
                          struct reason *reason)
 {
-    if (o->size != sizeof *o) {
-        if (o->size < sizeof *o || o->size > 4096)
-            return INVALID(OPTIONS_SIZE, sizeof *o, 4096, o->size);
-        for (size_t at = sizeof *o; at < o->size; at++)
-            if (((const char *)o)[at] != 0)
-                return INVALID(OPTIONS_SIZE, sizeof *o, sizeof *o, o->size);
-    }
     if (o->algorithm >= DYNASOR_ALGORITHM_COUNT)
         return unsupported(reason, DYNASOR_FIELD_ALGORITHM,
                            (const uint64_t[3]){0, DYNASOR_ALGORITHM_COUNT - 1, o->algorithm});
@@ -155,7 +135,13 @@ static int check_options(const struct mapping *m, const struct dynasor_program_o
                            (const uint64_t[3]){1, DYNASOR_STREAM_TOKENS, o->streams});
     if (o->max_tokens < 1 || o->max_tokens > m->max_tokens_max)
         return INVALID(MAX_TOKENS, 1, m->max_tokens_max, o->max_tokens);
-    return check_prompt(m, o, reason);
+    if (o->chat > 1 || (o->chat && !o->prompt_text))
+        return reason_named(reason, o->chat > 1 ? "chat" : "chat without prompt_text",
+                            (const uint64_t[3]){0, o->chat > 1, o->chat});
+    if (o->reserved)
+        return reason_named(reason, "reserved", (const uint64_t[3]){0, 0, o->reserved});
+    int rc = o->sampling ? payload_check(o->sampling, reason) : 0;
+    return rc ? rc : check_prompt(m, o, reason);
 }
 
 /* Fills an entry that was taken from the table; false: the arena is full. */
@@ -179,9 +165,9 @@ static bool program_fill(struct dynasor_lane *lane, struct program *p, uint32_t 
                              .seed = o->seed,
                              .max_tokens = o->max_tokens,
                              .bytes = p->prompt_bytes};
-    if (p->prompt_bytes <= WIRE_INLINE_BYTES)
+    if (p->prompt_bytes <= WIRE_INLINE_BYTES && !o->sampling && !o->chat)
         memcpy(p->submit.submit.u.prompt, prompt, p->prompt_bytes);
-    else if (!payload_put(ch->mapping, p, prompt))
+    else if (!payload_put(ch->mapping, p, o, prompt))
         return false;
     p->handle = lane;
     p->user_data = o->user_data;
@@ -219,12 +205,16 @@ static int full(struct dynasor_lane *lane, const char *what)
     return reason_say(lane->reason, DYNASOR_E_AGAIN, what);
 }
 
-static int submit(struct dynasor_lane *lane, const struct dynasor_program_options *o,
+static int submit(struct dynasor_lane *lane, const struct dynasor_program_options *options,
                   uint64_t *ret_program)
 {
     struct dynasor_client *c = lane->client;
     struct channel *ch = lane->channel;
-    int rc = check_options(ch->mapping, o, lane->reason);
+    struct dynasor_program_options taken;
+    const struct dynasor_program_options *o = &taken;
+    int rc = take_options(options, lane->reason, &taken);
+    if (!rc)
+        rc = check_options(ch->mapping, o, lane->reason);
     if (rc)
         return rc;
     if (!channel_room(c, ch, 1)) {

@@ -66,13 +66,31 @@ static const struct config_option options[] = {
     IN(quota, queued_bytes, CONFIG_U64, "bytes", "67108864", 1, TIB,
        "prompt bytes of those programs"),
 
+    IN(engine, policy, CONFIG_DIRECTORY, "", "", 0, CONFIG_DIRECTORY_BYTES - 1,
+       "directory of the model that writes: config.json, tokenizer.json, *.safetensors"),
+    IN(engine, reward, CONFIG_DIRECTORY, "", "", 0, CONFIG_DIRECTORY_BYTES - 1,
+       "directory of the model that scores steps; empty: none"),
+    IN(engine, embed, CONFIG_DIRECTORY, "", "", 0, CONFIG_DIRECTORY_BYTES - 1,
+       "directory of the sentence encoder; empty: none"),
+    IN(engine, simulate, CONFIG_SWITCH, "", "0", 0, 1,
+       "1: no model; a simulated engine answers with random words, to try out everything else"),
+    IN(engine, float32, CONFIG_SWITCH, "", "0", 0, 1,
+       "1: weights, activations and KV in float32 instead of bf16: slower, twice the memory"),
+    IN(engine, ranks, CONFIG_U32, "ranks", "1", 1, 4,
+       "tensor-parallel ranks: 1, 2 or 4; on the CPU of use for tests only"),
+    IN(engine, threads, CONFIG_U32, "threads", "0", 0, 1024,
+       "threads of the CPU backend; 0: one for each core"),
+    IN(engine, context_tokens, CONFIG_U32, "tokens", "0", 0, 1048576,
+       "most tokens of prompt and output of one branch; 0: what the model allows, up to 131072"),
+    IN(engine, kv_bytes, CONFIG_U64, "bytes", "1073741824", 1048576, TIB,
+       "memory for the KV cache of the policy; the reward model gets a quarter of it on top"),
+    IN(engine, batch_rows_max, CONFIG_U32, "rows", "256", 1, 4096, "branches of one engine step"),
+    IN(engine, batch_tokens_max, CONFIG_U32, "tokens", "512", 16, 16384,
+       "new tokens of one engine step: longer prompts are computed in chunks"),
     IN(engine, sim_step_ns, CONFIG_U64, "ns", "2000000", 0, 1000000000,
        "duration of one step of the simulated engine"),
     IN(engine, sim_prefill_ns_per_token, CONFIG_U64, "ns", "1000", 0, 1000000,
        "what one prompt token adds to a step of the simulated engine"),
-    IN(engine, batch_rows_max, CONFIG_U32, "rows", "256", 1, 4096, "rows of one engine step"),
-    IN(engine, seed, CONFIG_U64, "", "0", 0, UINT64_MAX,
-       "seed of the engine: the same seed and program give the same tokens"),
 };
 
 #define OPTIONS_COUNT (sizeof(options) / sizeof(options[0]))
@@ -157,7 +175,8 @@ static bool parse_level(const char *text, uint64_t *ret_number)
 
 static bool is_text(const struct config_option *option)
 {
-    return option->type == CONFIG_PATH_NAME || option->type == CONFIG_GROUP_NAME;
+    return option->type == CONFIG_PATH_NAME || option->type == CONFIG_GROUP_NAME ||
+           option->type == CONFIG_DIRECTORY;
 }
 
 static bool text_accepted(const struct config_option *option, const char *text)
@@ -169,7 +188,11 @@ static bool text_accepted(const struct config_option *option, const char *text)
     if (option->type == CONFIG_GROUP_NAME) {
         return plain_characters(text, "_.-");
     }
-    return text[0] == '/' && text[length - 1] != '/' && plain_characters(text, "/_.-+@,:");
+    if (option->type == CONFIG_DIRECTORY && length == 0) {
+        return true;
+    }
+    bool ends_well = option->type == CONFIG_DIRECTORY || text[length - 1] != '/';
+    return text[0] == '/' && ends_well && plain_characters(text, "/_.-+@,:");
 }
 
 static bool number_accepted(const struct config_option *option, const char *text,
@@ -213,6 +236,14 @@ static int refuse_value(const struct config_option *option, const char *value, c
                       "[%s] %s = %s: accepted an absolute path of %llu to %llu characters out of "
                       "A-Z a-z 0-9 / _ . - + @ , :",
                       option->section, option->key, shown, min, max);
+    case CONFIG_DIRECTORY:
+        return refuse(message, bytes,
+                      "[%s] %s = %s: accepted nothing, or an absolute path of up to %llu characters "
+                      "out of A-Z a-z 0-9 / _ . - + @ , :",
+                      option->section, option->key, shown, max);
+    case CONFIG_SWITCH:
+        return refuse(message, bytes, "[%s] %s = %s: accepted 0 or 1", option->section,
+                      option->key, shown);
     case CONFIG_GROUP_NAME:
         return refuse(message, bytes,
                       "[%s] %s = %s: accepted a group name of %llu to %llu characters out of "
@@ -308,6 +339,14 @@ int config_check(const struct daemon_config *config, char *ret_message, size_t m
                       "which is %llu",
                       (unsigned long long)config->limits.prompt_bytes,
                       (unsigned long long)config->prompt_pool_bytes);
+    }
+    if (config->engine.ranks == 3) {
+        return refuse(ret_message, message_bytes, "[engine] ranks = 3: accepted 1, 2 or 4");
+    }
+    if (config->engine.simulate && config->engine.policy[0] != '\0') {
+        return refuse(ret_message, message_bytes,
+                      "[engine] simulate = 1 with policy = %.200s: accepted one of the two",
+                      config->engine.policy);
     }
     if (strcmp(config->socket_path, config->control_path) == 0) {
         return refuse(ret_message, message_bytes,
@@ -492,6 +531,12 @@ static void print_range(FILE *file, const struct config_option *option)
         break;
     case CONFIG_PATH_NAME:
         fprintf(file, "an absolute path");
+        break;
+    case CONFIG_DIRECTORY:
+        fprintf(file, "an absolute path, or nothing");
+        break;
+    case CONFIG_SWITCH:
+        fprintf(file, "0 or 1");
         break;
     case CONFIG_GROUP_NAME:
         fprintf(file, "a group's name");

@@ -17,6 +17,7 @@
 #define CONFIG_PATH "/etc/dynasor/dynasord.conf"
 #define CONFIG_SOCKET_PATH_BYTES 108u /* sun_path */
 #define CONFIG_GROUP_BYTES 64u
+#define CONFIG_DIRECTORY_BYTES 1024u
 #define CONFIG_MESSAGE_BYTES 512u /* enough for every message */
 
 struct daemon_config {
@@ -48,10 +49,19 @@ struct daemon_config {
     } quota;
 
     struct {
+        char policy[CONFIG_DIRECTORY_BYTES]; /* model directories; empty: none */
+        char reward[CONFIG_DIRECTORY_BYTES];
+        char embed[CONFIG_DIRECTORY_BYTES];
+        uint32_t simulate;
+        uint32_t float32;
+        uint32_t ranks;
+        uint32_t threads;
+        uint32_t context_tokens;
+        uint64_t kv_bytes;
+        uint32_t batch_rows_max;
+        uint32_t batch_tokens_max;
         uint64_t sim_step_ns;
         uint64_t sim_prefill_ns_per_token;
-        uint32_t batch_rows_max;
-        uint64_t seed;
     } engine;
 };
 
@@ -78,6 +88,8 @@ enum config_type {
     CONFIG_MODE,         /* octal permission bits */
     CONFIG_LEVEL,        /* enum log_level */
     CONFIG_PATH_NAME,    /* absolute path of a socket */
+    CONFIG_DIRECTORY,    /* absolute path, or empty */
+    CONFIG_SWITCH,       /* 0 or 1, 32 bits */
     CONFIG_GROUP_NAME,   /* may be empty */
 };
 

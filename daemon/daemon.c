@@ -15,13 +15,17 @@
 #include "daemon/engine/engine.h"
 #include "daemon/program/program.h"
 #include "daemon/sched/sched.h"
+#include "daemon/text/codec.h"
 #include "shm/atomic.h"
 #include "shm/spin.h"
 
 #define KEEPERS_MAX 4u /* 4,096 clients / KEEPER_NODES_MAX */
+#define THREAD_STACK_BYTES 262144u
+#define SIM_TOKENS_MAX (1u << 30) /* the simulated engine has no chunks: its time is the work */
 
 struct daemon {
     struct daemon_config config;
+    struct codec *codec; /* NULL: bytes, with the simulated engine */
     struct engine *engine;
     struct sched *sched;
     struct programs *programs;
@@ -32,6 +36,8 @@ struct daemon {
     uint64_t watchdog_ns;   /* next ping */
     pthread_t keepers[KEEPERS_MAX];
     uint32_t keepers_count;
+    pthread_t text_worker;
+    bool text_worker_runs;
 };
 
 struct keeper_start {
@@ -47,25 +53,41 @@ static void *keeper_main(void *argument)
     return NULL;
 }
 
-static int keepers_start(struct daemon *d)
+static void *text_main(void *programs)
+{
+    programs_text_run(programs);
+    return NULL;
+}
+
+static int keepers_start(struct daemon *d, const pthread_attr_t *attr)
 {
     ASSERT(ipc_keepers_count(d->ipc) <= KEEPERS_MAX);
-    pthread_attr_t attr;
-    int r = pthread_attr_init(&attr);
-    if (r == 0)
-        r = pthread_attr_setstacksize(&attr, 65536);
+    int r = 0;
     for (uint32_t i = 0; i < ipc_keepers_count(d->ipc) && r == 0; i++) {
         struct keeper_start *start = malloc(sizeof *start);
-        if (!start) {
-            r = ENOMEM;
-            break;
-        }
+        if (!start)
+            return ENOMEM;
         *start = (struct keeper_start){.ipc = d->ipc, .keeper = i};
-        r = pthread_create(&d->keepers[i], &attr, keeper_main, start);
+        r = pthread_create(&d->keepers[i], attr, keeper_main, start);
         if (r == 0)
             d->keepers_count++;
         else
             free(start);
+    }
+    return r;
+}
+
+static int threads_start(struct daemon *d)
+{
+    pthread_attr_t attr;
+    int r = pthread_attr_init(&attr);
+    if (r == 0)
+        r = pthread_attr_setstacksize(&attr, THREAD_STACK_BYTES);
+    if (r == 0)
+        r = keepers_start(d, &attr);
+    if (r == 0) {
+        r = pthread_create(&d->text_worker, &attr, text_main, d->programs);
+        d->text_worker_runs = r == 0;
     }
     (void)pthread_attr_destroy(&attr); /* frees nothing that could fail */
     return -r;
@@ -94,30 +116,90 @@ static struct ipc_config ipc_config_of(const struct daemon_config *c, uint32_t v
     };
 }
 
+/* "" means none. */
+static const char *directory_of(const char *option)
+{
+    return option[0] == '\0' ? NULL : option;
+}
+
+static int engine_new(struct daemon *d, char *message, size_t message_bytes)
+{
+    const struct daemon_config *c = &d->config;
+    char why[ENGINE_MESSAGE_BYTES] = "";
+    int r = 0;
+    if (!c->engine.simulate && c->engine.policy[0] == '\0') {
+        (void)snprintf(message, message_bytes,
+                       "no model: give --policy DIR ([engine] policy), or --simulate");
+        return -EINVAL;
+    }
+    if (!c->engine.simulate)
+        r = codec_open(c->engine.policy, why, &d->codec);
+    if (r == 0)
+        r = engine_open(
+            &(struct engine_config){
+                .directory = {directory_of(c->engine.policy), directory_of(c->engine.reward),
+                              directory_of(c->engine.embed)},
+                .simulate = c->engine.simulate,
+                .float32 = c->engine.float32,
+                .ranks_count = c->engine.ranks,
+                .threads_count = c->engine.threads,
+                .cpu_level = -1,
+                .rows_max = c->engine.batch_rows_max,
+                .tokens_max =
+                    c->engine.simulate ? SIM_TOKENS_MAX : c->engine.batch_tokens_max,
+                .context_tokens = c->engine.context_tokens,
+                .kv_bytes = c->engine.kv_bytes,
+                .dot_layer = -1,
+                .sim_step_ns = c->engine.sim_step_ns,
+                .sim_prefill_ns_per_token = c->engine.sim_prefill_ns_per_token,
+            },
+            why, &d->engine);
+    if (r < 0)
+        (void)snprintf(message, message_bytes, "%s", why);
+    return r;
+}
+
 static int modules_new(struct daemon *d, const struct ipc_fd *inherited, uint32_t inherited_count,
                        char *message, size_t message_bytes)
 {
     const struct daemon_config *c = &d->config;
-    int r = engine_open(
-        &(struct engine_config){.step_ns = c->engine.sim_step_ns,
-                                .prefill_ns_per_token = c->engine.sim_prefill_ns_per_token,
-                                .seed = c->engine.seed,
-                                .rows_max = c->engine.batch_rows_max},
-        &d->engine);
+    struct engine_info info;
+    int r = engine_new(d, message, message_bytes);
+    if (r < 0)
+        return r;
+    engine_info(d->engine, ENGINE_POLICY, &info);
+    r = sched_new(&(struct sched_config){.seqs_max = c->programs_max,
+                                         .groups_max = c->programs_max,
+                                         .rows_max = c->engine.batch_rows_max,
+                                         .tokens_max = c->engine.simulate
+                                                           ? SIM_TOKENS_MAX
+                                                           : c->engine.batch_tokens_max},
+                  d->engine, &d->sched);
     if (r == 0)
-        r = sched_new(&(struct sched_config){.seqs_max = c->programs_max,
-                                             .rows_max = c->engine.batch_rows_max},
-                      d->engine, &d->sched);
-    if (r == 0)
-        r = programs_new(c->programs_max, d->sched, &d->programs);
+        r = programs_new(&(struct programs_config){.programs_max = c->programs_max,
+                                                   .context_tokens = info.context_tokens,
+                                                   .prompt_bytes_max = c->limits.prompt_bytes,
+                                                   .codec = d->codec},
+                         d->sched, &d->programs);
     if (r < 0) {
         (void)snprintf(message, message_bytes, "memory for programs: %s", strerror(-r));
         return r;
     }
-    struct ipc_config ipc_config = ipc_config_of(c, engine_vocabulary_count(d->engine));
+    struct ipc_config ipc_config = ipc_config_of(c, info.vocabulary);
     ipc_config.inherited = inherited;
     ipc_config.inherited_count = inherited_count;
     return ipc_new(&ipc_config, d->programs, &d->ipc, message, message_bytes);
+}
+
+static int wakes_add(struct daemon *d)
+{
+    int fds[PROGRAMS_FDS];
+    int r = 0;
+    programs_fds(d->programs, fds);
+    for (uint32_t i = 0; i < PROGRAMS_FDS && r == 0; i++)
+        if (fds[i] >= 0)
+            r = ipc_watch(d->ipc, fds[i]);
+    return r;
 }
 
 int daemon_new(const struct daemon_config *config, const struct ipc_fd *inherited,
@@ -131,8 +213,10 @@ int daemon_new(const struct daemon_config *config, const struct ipc_fd *inherite
     }
     d->config = *config;
     int r = modules_new(d, inherited, inherited_count, message, message_bytes);
-    if (r == 0 && (r = keepers_start(d)) < 0)
-        (void)snprintf(message, message_bytes, "keeper threads: %s", strerror(-r));
+    if (r == 0 && (r = threads_start(d)) < 0)
+        (void)snprintf(message, message_bytes, "threads: %s", strerror(-r));
+    if (r == 0 && (r = wakes_add(d)) < 0)
+        (void)snprintf(message, message_bytes, "io_uring: %s", strerror(-r));
     if (r == 0)
         r = ipc_start(d->ipc, clock_now_ns(), message, message_bytes);
     if (r < 0) {
@@ -156,10 +240,15 @@ void daemon_free(struct daemon *d)
         for (uint32_t i = 0; i < d->keepers_count; i++)
             (void)pthread_join(d->keepers[i], NULL); /* joinable and not joined before */
     }
+    if (d->text_worker_runs) {
+        programs_text_stop(d->programs);
+        (void)pthread_join(d->text_worker, NULL); /* likewise */
+    }
     ipc_free(d->ipc);
     programs_free(d->programs);
     sched_free(d->sched);
     engine_close(d->engine);
+    codec_free(d->codec);
     free(d);
 }
 
@@ -203,6 +292,9 @@ void daemon_run(struct daemon *d)
 {
     (void)notify_status(d->config.socket_path); /* without a service manager: nobody to tell */
     (void)notify_ready();
+    char engine[1024];
+    engine_describe(d->engine, engine, sizeof engine);
+    log_info("engine: %s", engine);
     log_info("ready: %s", d->config.socket_path);
     uint64_t now_ns = clock_now_ns();
     for (;;) {

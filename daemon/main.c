@@ -21,15 +21,23 @@ struct arguments {
     const char *config_path; /* NULL: none given */
     const char *sets[SETS_MAX];
     int sets_count;
+    const char *models[3]; /* --policy, --reward, --embed */
+    bool simulate;
     bool check;
     bool print;
 };
 
-enum { KEY_SET = 256, KEY_CHECK, KEY_PRINT };
+enum { KEY_SET = 256, KEY_CHECK, KEY_PRINT, KEY_SIMULATE, KEY_MODEL };
+
+static const char *const model_options[3] = {"engine.policy", "engine.reward", "engine.embed"};
 
 static const struct argp_option options[] = {
     {"config", 'c', "FILE", 0, "Read this file (default " CONFIG_PATH " if it exists)", 0},
     {"set", KEY_SET, "SECTION.KEY=VALUE", 0, "Set one option; after the file, may be repeated", 0},
+    {"policy", KEY_MODEL, "DIR", 0, "Serve the model in this Hugging Face directory", 0},
+    {"reward", KEY_MODEL + 1, "DIR", 0, "Score steps with the model in this directory", 0},
+    {"embed", KEY_MODEL + 2, "DIR", 0, "Embed texts with the model in this directory", 0},
+    {"simulate", KEY_SIMULATE, NULL, 0, "No model: answer with random words, for trying out", 0},
     {"check", KEY_CHECK, NULL, 0, "Check the configuration and exit", 0},
     {"print-config", KEY_PRINT, NULL, 0, "Print the configuration in force and exit", 0},
     {0},
@@ -46,6 +54,14 @@ static error_t parse(int key, char *value, struct argp_state *state)
         if (a->sets_count == SETS_MAX)
             argp_error(state, "--set: at most %d times", SETS_MAX);
         a->sets[a->sets_count++] = value;
+        return 0;
+    case KEY_MODEL:
+    case KEY_MODEL + 1:
+    case KEY_MODEL + 2:
+        a->models[key - KEY_MODEL] = value;
+        return 0;
+    case KEY_SIMULATE:
+        a->simulate = true;
         return 0;
     case KEY_CHECK:
         a->check = true;
@@ -71,6 +87,22 @@ static int set_option(struct daemon_config *config, const char *set, char *messa
     return config_set(config, name, equals + 1, message, bytes);
 }
 
+/* As typed it is relative to where the daemon was started. */
+static int set_model(struct daemon_config *config, const char *option, const char *directory,
+                     char *message, size_t bytes)
+{
+    char *absolute = realpath(directory, NULL);
+    if (!absolute) {
+        int r = -errno;
+        (void)snprintf(message, bytes, "--%s %s: %s", strchr(option, '.') + 1, directory,
+                       strerror(-r));
+        return r;
+    }
+    int r = config_set(config, option, absolute, message, bytes);
+    free(absolute);
+    return r;
+}
+
 static int configure(struct daemon_config *config, const struct arguments *a, char *message,
                      size_t bytes)
 {
@@ -81,6 +113,11 @@ static int configure(struct daemon_config *config, const struct arguments *a, ch
         r = 0; /* no file: the defaults */
     for (int i = 0; i < a->sets_count && r == 0; i++)
         r = set_option(config, a->sets[i], message, bytes);
+    for (int i = 0; i < 3 && r == 0; i++)
+        if (a->models[i])
+            r = set_model(config, model_options[i], a->models[i], message, bytes);
+    if (r == 0 && a->simulate)
+        r = config_set(config, "engine.simulate", "1", message, bytes);
     return r < 0 ? r : config_check(config, message, bytes);
 }
 
@@ -126,7 +163,7 @@ static int serve(const struct daemon_config *config)
     r = daemon_new(config, inherited, inherited_count, &daemon, message, sizeof message);
     if (r < 0) {
         log_error("%s", message);
-        return r == -EADDRINUSE ? EX_UNAVAILABLE : EX_OSERR;
+        return r == -EADDRINUSE ? EX_UNAVAILABLE : r == -EINVAL ? EX_CONFIG : EX_OSERR;
     }
     daemon_run(daemon);
     daemon_free(daemon);

@@ -152,7 +152,9 @@ static uint64_t hash_wire(uint64_t hash)
     FIELD(wire_submit, streams), FIELD(wire_submit, index), FIELD(wire_submit, program_id);
     FIELD(wire_submit, seed), FIELD(wire_submit, max_tokens), FIELD(wire_submit, bytes);
     FIELD(wire_submit, u), FIELD(wire_spec, spec_bytes), FIELD(wire_spec, resume_tokens);
-    FIELD(wire_spec, resume_text_bytes), FIELD(wire_cancel, index);
+    FIELD(wire_spec, resume_text_bytes), FIELD(wire_spec, flags), FIELD(wire_spec, temperature);
+    FIELD(wire_spec, top_k), FIELD(wire_spec, biases_count), FIELD(wire_spec, stops_bytes);
+    FIELD(wire_cancel, index);
     FIELD(wire_cancel, program_id), FIELD(wire_release, index), FIELD(wire_release, program_id);
     FIELD(wire_event_tokens, count), FIELD(wire_event_tokens, index);
     FIELD(wire_event_tokens, position), FIELD(wire_event_tokens, token);

@@ -90,8 +90,8 @@ static enum wire_verdict check_submit(const struct wire_submit *r, const struct 
     if (r->flags & WIRE_SUBMIT_PAYLOAD) {
         if ((r->u.payload.reserved[0] | r->u.payload.reserved[1]) != 0)
             return VIOLATION(RECORD_RESERVED, 0, 0, r->u.payload.reserved[0]);
-        if (r->bytes < sizeof(struct wire_spec) || r->bytes > limits->arena_bytes)
-            return VIOLATION(PROMPT_BYTES, sizeof(struct wire_spec), limits->arena_bytes, r->bytes);
+        if (r->bytes < WIRE_SPEC_BYTES_MIN || r->bytes > limits->arena_bytes)
+            return VIOLATION(PROMPT_BYTES, WIRE_SPEC_BYTES_MIN, limits->arena_bytes, r->bytes);
         if (r->u.payload.offset % 64 != 0 || r->u.payload.offset > limits->arena_bytes - r->bytes)
             return VIOLATION(PAYLOAD_OFFSET, 0, limits->arena_bytes - r->bytes,
                              r->u.payload.offset);
@@ -135,29 +135,136 @@ enum wire_verdict wire_check_record(const union wire_record *record,
     }
 }
 
+void wire_parts_of(const struct wire_spec *spec, struct wire_parts *ret_parts)
+{
+    ret_parts->biases_off = spec->spec_bytes;
+    ret_parts->stop_tokens_off =
+        ret_parts->biases_off + spec->biases_count * (uint32_t)sizeof(struct wire_bias);
+    ret_parts->stops_off =
+        ret_parts->stop_tokens_off + spec->stop_tokens_count * (uint32_t)sizeof(uint32_t);
+    ret_parts->prompt_off = (ret_parts->stops_off + spec->stops_bytes + 7u) & ~7u;
+}
+
+struct range { /* of a float in a spec; the comparisons refuse NaN as well */
+    uint16_t field;
+    uint16_t offset;
+    float lo;
+    float hi;
+};
+
+static const struct range ranges[] = {
+    {DYNASOR_FIELD_TEMPERATURE, offsetof(struct wire_spec, temperature), 0, 100},
+    {DYNASOR_FIELD_TOP_P, offsetof(struct wire_spec, top_p), 0.001f, 1},
+    {DYNASOR_FIELD_MIN_P, offsetof(struct wire_spec, min_p), 0, 1},
+    {DYNASOR_FIELD_REPETITION_PENALTY, offsetof(struct wire_spec, repetition_penalty), 0.001f, 100},
+    {DYNASOR_FIELD_PRESENCE_PENALTY, offsetof(struct wire_spec, presence_penalty), -100, 100},
+    {DYNASOR_FIELD_FREQUENCY_PENALTY, offsetof(struct wire_spec, frequency_penalty), -100, 100},
+};
+
+static uint64_t thousandths(float value)
+{
+    float magnitude = value < 0 ? -value : value;
+    return magnitude < 1e15f ? (uint64_t)(magnitude * 1000.0f) : UINT64_MAX; /* NaN: the last */
+}
+
+static enum wire_verdict refuse_float(const struct range *r, float value, struct wire_fault *fault)
+{
+    const uint64_t lo_hi_got[3] = {r->lo < 0 ? 0 : thousandths(r->lo), thousandths(r->hi),
+                                   thousandths(value)};
+    return fault_set(fault, WIRE_REFUSE, DYNASOR_E_INVALID, (enum dynasor_field)r->field,
+                     lo_hi_got);
+}
+
+enum wire_verdict wire_check_spec(const struct wire_spec *spec, struct wire_fault *fault)
+{
+    if (spec->flags & ~WIRE_SPEC_FLAGS_KNOWN)
+        return UNSUPPORTED(SPEC_FLAGS, 0, WIRE_SPEC_FLAGS_KNOWN, spec->flags);
+    if (spec->reserved)
+        return UNSUPPORTED(SPEC_SIZE, 0, 0, spec->reserved);
+    if (spec->biases_count > DYNASOR_BIASES_MAX)
+        return REFUSE(BIASES, 0, DYNASOR_BIASES_MAX, spec->biases_count);
+    if (spec->stop_tokens_count > DYNASOR_STOP_TOKENS_MAX)
+        return REFUSE(STOP_TOKENS, 0, DYNASOR_STOP_TOKENS_MAX, spec->stop_tokens_count);
+    if (spec->stops_bytes > DYNASOR_STOPS_MAX * (1 + DYNASOR_STOP_BYTES_MAX))
+        return REFUSE(STOP_BYTES, 0, DYNASOR_STOPS_MAX * (1 + DYNASOR_STOP_BYTES_MAX),
+                      spec->stops_bytes);
+    if (!(spec->flags & WIRE_SPEC_SAMPLING))
+        return WIRE_OK;
+    for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++) {
+        float value;
+        memcpy(&value, (const char *)spec + ranges[i].offset, sizeof value);
+        if (!(value >= ranges[i].lo && value <= ranges[i].hi))
+            return refuse_float(&ranges[i], value, fault);
+    }
+    return WIRE_OK;
+}
+
+static enum wire_verdict check_lists(const struct wire_spec *spec, const struct wire_parts *parts,
+                                     const uint8_t *payload, const struct wire_limits *limits,
+                                     struct wire_fault *fault)
+{
+    static const struct range bias_range = {DYNASOR_FIELD_BIAS, 0, -100, 100};
+    for (uint32_t i = 0; i < spec->biases_count; i++) {
+        struct wire_bias bias;
+        memcpy(&bias, payload + parts->biases_off + i * sizeof bias, sizeof bias);
+        if (bias.token >= limits->vocabulary_count)
+            return REFUSE(BIAS_TOKEN, 0, limits->vocabulary_count - 1, bias.token);
+        if (!(bias.bias >= bias_range.lo && bias.bias <= bias_range.hi))
+            return refuse_float(&bias_range, bias.bias, fault);
+    }
+    for (uint32_t i = 0; i < spec->stop_tokens_count; i++) {
+        uint32_t token;
+        memcpy(&token, payload + parts->stop_tokens_off + i * sizeof token, sizeof token);
+        if (token >= limits->vocabulary_count)
+            return REFUSE(STOP_TOKEN, 0, limits->vocabulary_count - 1, token);
+    }
+    uint32_t count = 0;
+    const uint8_t *end = payload + parts->stops_off + spec->stops_bytes;
+    for (const uint8_t *at = payload + parts->stops_off; at < end; at += 1 + at[0], count++) {
+        if (at[0] < 1 || at[0] > DYNASOR_STOP_BYTES_MAX || at[0] >= end - at)
+            return REFUSE(STOP_BYTES, 1, DYNASOR_STOP_BYTES_MAX, at[0]);
+        if (count == DYNASOR_STOPS_MAX)
+            return REFUSE(STOPS, 0, DYNASOR_STOPS_MAX, (uint64_t)count + 1);
+    }
+    if (!all_zero(end, (size_t)(payload + parts->prompt_off - end)))
+        return UNSUPPORTED(SPEC_SIZE, 0, 0, 1);
+    return WIRE_OK;
+}
+
 enum wire_verdict wire_check_payload(const struct wire_submit *submit, const uint8_t *payload,
                                      const struct wire_limits *limits, struct wire_spec *ret_spec,
-                                     uint32_t *ret_prompt_off, struct wire_fault *fault)
+                                     struct wire_parts *ret_parts, struct wire_fault *fault)
 {
     struct wire_spec spec = {0};
-    uint32_t spec_bytes;
-    memcpy(&spec_bytes, payload, sizeof spec_bytes);
-    uint32_t spec_max = submit->bytes < WIRE_SPEC_BYTES_MAX ? submit->bytes : WIRE_SPEC_BYTES_MAX;
-    if (spec_bytes < sizeof spec || spec_bytes > spec_max || spec_bytes % 8 != 0)
-        return REFUSE(SPEC_SIZE, sizeof spec, spec_max, spec_bytes);
-    memcpy(&spec, payload, sizeof spec);
-    if (!all_zero(payload + sizeof spec, spec_bytes - sizeof spec))
-        return UNSUPPORTED(SPEC_SIZE, sizeof spec, sizeof spec, spec_bytes);
+    uint32_t bytes;
+    memcpy(&bytes, payload, sizeof bytes);
+    uint32_t max = submit->bytes < WIRE_SPEC_BYTES_MAX ? submit->bytes : WIRE_SPEC_BYTES_MAX;
+    if (bytes < WIRE_SPEC_BYTES_MIN || bytes > max || bytes % 8 != 0)
+        return REFUSE(SPEC_SIZE, WIRE_SPEC_BYTES_MIN, max, bytes);
+    memcpy(&spec, payload, bytes < sizeof spec ? bytes : sizeof spec);
+    if (bytes > sizeof spec && !all_zero(payload + sizeof spec, bytes - sizeof spec))
+        return UNSUPPORTED(SPEC_SIZE, sizeof spec, sizeof spec, bytes);
+    enum wire_verdict verdict = wire_check_spec(&spec, fault);
+    if (verdict != WIRE_OK)
+        return verdict;
+    struct wire_parts parts;
+    wire_parts_of(&spec, &parts);
+    if (parts.prompt_off > submit->bytes)
+        return REFUSE(SPEC_SIZE, 0, submit->bytes, parts.prompt_off);
     if (spec.resume_tokens > submit->max_tokens)
         return REFUSE(RESUME_TOKENS, 0, submit->max_tokens, spec.resume_tokens);
     /* No token of a known vocabulary is longer than 256 bytes. */
     if (spec.resume_text_bytes > (uint64_t)submit->max_tokens * 256)
         return REFUSE(RESUME_TEXT_BYTES, 0, (uint64_t)submit->max_tokens * 256,
                       spec.resume_text_bytes);
-    if (submit->bytes - spec_bytes > limits->prompt_bytes_max)
-        return REFUSE(PROMPT_BYTES, 1, limits->prompt_bytes_max, submit->bytes - spec_bytes);
+    if (submit->bytes - parts.prompt_off > limits->prompt_bytes_max)
+        return REFUSE(PROMPT_BYTES, 1, limits->prompt_bytes_max,
+                      submit->bytes - parts.prompt_off);
+    verdict = check_lists(&spec, &parts, payload, limits, fault);
+    if (verdict != WIRE_OK)
+        return verdict;
     *ret_spec = spec;
-    *ret_prompt_off = spec_bytes;
+    *ret_parts = parts;
     return WIRE_OK;
 }
 

@@ -139,15 +139,49 @@ WIRE_ASSERT(offsetof(struct wire_submit, max_tokens) == 24);
 WIRE_ASSERT(offsetof(struct wire_submit, u) == 32);
 
 /* Head of a payload: what does not fit the record. Append-only: a reader takes spec_bytes of it
- * and refuses a longer one unless the part it does not know is zero. The prompt follows at
- * spec_bytes. The client keeps the payload as it is until the program has ended: a restarted
- * daemon reads it once more. */
+ * and refuses a longer one unless the part it does not know is zero; fields that a shorter one lacks
+ * are zero. Behind it, without gaps: biases_count struct wire_bias, stop_tokens_count uint32_t,
+ * stops_bytes of stop strings (each a byte with its length, then so many bytes), then zeros to a
+ * multiple of 8, then the prompt. The client keeps the payload as it is until the program has
+ * ended: a restarted daemon reads it once more. */
 struct wire_spec {
     uint32_t spec_bytes;        /* sizeof(struct wire_spec) of the writer, a multiple of 8 */
     uint32_t resume_tokens;     /* tokens that the client already has: they are not sent again */
     uint64_t resume_text_bytes; /* the same for its text stream */
+    uint32_t flags;             /* WIRE_SPEC_* */
+    float temperature;          /* this and what follows counts with WIRE_SPEC_SAMPLING only */
+    float top_p;
+    float min_p;
+    float repetition_penalty;
+    float presence_penalty;
+    float frequency_penalty;
+    uint32_t top_k;
+    uint16_t biases_count;
+    uint16_t stop_tokens_count;
+    uint16_t stops_bytes;
+    uint16_t reserved;
 };
-WIRE_ASSERT(sizeof(struct wire_spec) == 16);
+WIRE_ASSERT(sizeof(struct wire_spec) == 56);
+#define WIRE_SPEC_BYTES_MIN 16u /* of the first version */
+#define WIRE_SPEC_SAMPLING 1u
+#define WIRE_SPEC_IGNORE_EOS 2u
+#define WIRE_SPEC_STOP_INCLUDE 4u
+#define WIRE_SPEC_CHAT 8u /* the prompt is one message of a user, for the model's chat template */
+#define WIRE_SPEC_FLAGS_KNOWN 15u
+
+struct wire_bias {
+    uint32_t token;
+    float bias;
+};
+WIRE_ASSERT(sizeof(struct wire_bias) == 8);
+
+/* Where the parts of a payload lie, in bytes from its start. */
+struct wire_parts {
+    uint32_t biases_off;
+    uint32_t stop_tokens_off;
+    uint32_t stops_off;
+    uint32_t prompt_off;
+};
 #define WIRE_SPEC_BYTES_MAX 4096u
 
 struct wire_cancel { /* ends the program CANCELLED before the next step; unknown ids are ignored */
@@ -253,10 +287,14 @@ enum wire_verdict wire_check_hello(const void *message, size_t message_bytes,
 enum wire_verdict wire_check_record(const union wire_record *record,
                                     const struct wire_limits *limits, struct wire_fault *fault);
 /* payload: payload_bytes as the record said, already copied. On WIRE_OK *ret_spec holds the spec
- * (fields the writer did not know are zero) and *ret_prompt_off where the prompt starts. */
+ * (fields the writer did not know are zero) and *ret_parts where the rest lies. */
 enum wire_verdict wire_check_payload(const struct wire_submit *submit, const uint8_t *payload,
                                      const struct wire_limits *limits, struct wire_spec *ret_spec,
-                                     uint32_t *ret_prompt_off, struct wire_fault *fault);
+                                     struct wire_parts *ret_parts, struct wire_fault *fault);
+/* The numbers and counts of a spec; part of wire_check_payload(), and what the library asks first. */
+enum wire_verdict wire_check_spec(const struct wire_spec *spec, struct wire_fault *fault);
+/* Where the parts lie behind a spec of spec_bytes. */
+void wire_parts_of(const struct wire_spec *spec, struct wire_parts *ret_parts);
 /* The prompt itself, inline or behind the spec: whole tokens in the vocabulary, or valid UTF-8. */
 enum wire_verdict wire_check_prompt(const struct wire_submit *submit, const uint8_t *prompt,
                                     uint32_t prompt_bytes, const struct wire_limits *limits,

@@ -14,9 +14,3 @@ static inline uint32_t rng_u32(uint64_t seed, uint32_t branch, uint32_t position
     philox4x32_key_t key = {{(uint32_t)seed, (uint32_t)(seed >> 32)}};
     return philox4x32(counter, key).v[0];
 }
-
-/* Uniform in 0 .. bound - 1 by multiply-shift; bias below bound / 2^32. */
-static inline uint32_t rng_below(uint64_t seed, uint32_t branch, uint32_t position, uint32_t bound)
-{
-    return (uint32_t)(((uint64_t)rng_u32(seed, branch, position) * bound) >> 32);
-}

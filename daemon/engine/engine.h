@@ -1,46 +1,130 @@
 /* daemon/engine/engine.h — the narrow way into the engine: open, post a batch, next result, close.
  *
- * The engine knows a model and a batch of rows. Who asked for a row, and what comes after it, it
- * does not know. One batch is in flight at a time.
+ * The engine knows models (one for each role, sharing the device) and a batch of rows of one role.
+ * Who asked for a row, and what comes after it, it does not know. One batch is in flight at a time.
+ * A batch holds numbers and indices only; the engine copies it to the device as it is.
  *
- * Thread: control. Memory: fixed at engine_open(). Time: post and next are O(rows). */
+ * Thread: control. Memory: fixed at engine_open() and engine_batch_new(). Time: post and next are
+ * O(batch); opening reads the model files. Fails: engine_open() with a message that names file,
+ * tensor or field, before device memory is taken; a device that breaks ends the process. */
 #pragma once
+#include <stdbool.h>
 #include <stdint.h>
 
-struct engine; /* opaque; engine_sim.c is the implementation without a model */
+#include "kernels/ops.h"
 
-struct engine_config {
-    uint64_t step_ns;              /* cost of one decode step, whatever its rows */
-    uint64_t prefill_ns_per_token; /* cost of each prompt token in a row */
-    uint64_t seed;                 /* stands for the model: another seed, other tokens */
-    uint32_t rows_max;             /* rows of a batch */
+struct engine; /* opaque; engine_sim.c is the twin without a model */
+
+enum engine_role {
+    ENGINE_POLICY = 0, /* writes */
+    ENGINE_REWARD = 1, /* scores steps */
+    ENGINE_EMBED = 2,  /* turns a text into a vector */
+    ENGINE_ROLE_COUNT = 3,
 };
 
-struct engine_row {          /* one branch, one step: at most one new token */
-    uint32_t seq;            /* the caller's number for the branch; comes back */
-    uint32_t seq_generation; /* likewise: tells a row of a branch that is gone */
-    uint32_t position;       /* of the token to decode; 0 is the first after the prompt */
-    uint32_t prefill_tokens; /* prompt tokens that this row computes first */
-    uint64_t seed;
-    uint32_t branch;
-    uint32_t token; /* result */
+#define ENGINE_MESSAGE_BYTES 512u
+#define ENGINE_POOL_SLOTS_MAX 64u /* sequences with pooled hidden states at once */
+
+struct engine_config {
+    const char *directory[ENGINE_ROLE_COUNT]; /* Hugging Face directories; NULL: no such role */
+    bool simulate;                            /* no model: sim_* below */
+    bool float32;            /* activations, matrices and KV in float32, not bf16 */
+    uint32_t ranks_count;    /* tensor parallel, in one process: 1, 2 or 4 */
+    uint32_t threads_count;  /* CPU threads of all ranks together; 0: all cores */
+    int32_t cpu_level;       /* at most this enum cpu_level; negative: the best */
+    uint32_t rows_max;       /* rows (sequences) of a batch */
+    uint32_t tokens_max;     /* new tokens of a batch */
+    uint32_t context_tokens; /* most tokens of a sequence; 0: what the model allows, up to 131072 */
+    uint64_t kv_bytes;       /* KV cache of the policy; the reward model gets a quarter of it */
+    int32_t dot_layer;    /* hidden states after this layer feed ENGINE_WANT_DOT; negative: none */
+    uint64_t sim_step_ns; /* cost of one decode step, whatever its rows */
+    uint64_t sim_prefill_ns_per_token; /* cost of each further token of a batch */
+};
+
+struct engine_info { /* of one role */
+    bool present;
+    uint32_t vocabulary; /* token ids are below it */
+    uint32_t context_tokens;
+    uint32_t kv_pages;    /* pages of OPS_PAGE_TOKENS positions; 0: the role has no KV cache */
+    uint32_t vector_size; /* of an embedding or a pooled hidden state */
+};
+
+enum engine_want {
+    ENGINE_WANT_TOKEN = 1u << 0, /* sample the token after the row's last */
+    ENGINE_WANT_POOL =
+        1u << 1, /* add the row's final hidden states to pool_slot; vector is the mean */
+    ENGINE_WANT_DOT = 1u << 2, /* hidden state of the last token after dot_layer . dot vector */
+};
+
+struct engine_row {          /* one sequence, one step: consecutive new tokens of it */
+    uint32_t seq;            /* the caller's number; not interpreted, like the next */
+    uint32_t seq_generation; /* tells a row of a sequence that is gone */
+    uint32_t tokens_first;   /* in batch.tokens */
+    uint32_t tokens_count;
+    uint32_t position;     /* of the first of them */
+    uint32_t shared_pages; /* leading pages in common with the row before; 0 for the first */
+    uint32_t want;         /* enum engine_want */
+    uint32_t pool_slot;    /* below ENGINE_POOL_SLOTS_MAX; started anew at position 0 */
+    struct ops_sample_row sampling; /* history and bias lie in the batch's arrays */
+};
+
+struct engine_output { /* of one row */
+    struct ops_sampled sampled;
+    float dot;
+    uint32_t pad;
+};
+
+struct engine_batch {
+    uint32_t role;
+    uint32_t rows_count;
+    uint32_t tokens_count;
+    uint32_t copies_count;
+    uint32_t freed_count;
+    uint32_t history_count;
+    uint32_t biases_count;
+    uint32_t pages_stride;         /* pages of a row of the table; set by engine_batch_new() */
+    struct engine_row *rows;       /* [rows_max] */
+    uint32_t *tokens;              /* [tokens_max], row after row */
+    uint8_t *score;                /* [tokens_max] reward role: 1 where a score is wanted */
+    uint32_t *pages;               /* [rows_max, pages_stride] */
+    struct ops_page_copy *copies;  /* [rows_max] done in order before the step */
+    uint32_t *freed;               /* [kv_pages] test builds: pages to poison, after the copies */
+    uint32_t *history;             /* [history_max] */
+    struct ops_bias *biases;       /* [biases_max] */
+    struct engine_output *outputs; /* [rows_max] result */
+    float *scores;                 /* [tokens_max] result where score is 1 */
+    float *vectors; /* [rows_max, vector_size] result of ENGINE_WANT_POOL, embed role */
+    uint32_t history_max;
+    uint32_t biases_max;
 };
 
 enum engine_result { ENGINE_OK = 0, ENGINE_E_BUSY = 1 };
 
-int engine_open(const struct engine_config *config, struct engine **ret_engine);
+int engine_open(const struct engine_config *config, char message[ENGINE_MESSAGE_BYTES],
+                struct engine **ret_engine);
 void engine_close(struct engine *engine);
+void engine_info(const struct engine *engine, enum engine_role role, struct engine_info *ret_info);
+/* For the operator: backend, models, memory; one line each, at most bytes. */
+void engine_describe(const struct engine *engine, char *text, uint32_t bytes);
 
-/* Starts a step over rows[rows_count], rows_count 1 .. rows_max; the rows stay the caller's and are
- * filled in (token) when engine_next() returns them. ENGINE_E_BUSY: a step is in flight. */
-int engine_post(struct engine *engine, struct engine_row *rows, uint32_t rows_count,
-                uint64_t now_ns);
+/* An empty batch with room for this engine's limits. */
+int engine_batch_new(const struct engine *engine, struct engine_batch **ret_batch);
+void engine_batch_free(struct engine_batch *batch);
 
-/* Rows of the step that is done, as they were posted; 0: none is. */
-uint32_t engine_next(struct engine *engine, struct engine_row **ret_rows, uint64_t now_ns);
+/* The vector of ENGINE_WANT_DOT, hidden floats; between steps only. */
+void engine_dot_vector(struct engine *engine, const float *vector);
 
-/* When engine_next() has something; UINT64_MAX: nothing is in flight. */
+/* Starts the step; the batch stays the caller's, untouched until engine_next() returns it with its
+ * results. ENGINE_E_BUSY: a step is in flight. */
+int engine_post(struct engine *engine, struct engine_batch *batch, uint64_t now_ns);
+
+/* The batch whose step is done, or NULL. */
+struct engine_batch *engine_next(struct engine *engine, uint64_t now_ns);
+
+/* When engine_next() has something, as far as that is known: a time for the simulated engine, 0 when
+ * it has, UINT64_MAX while a real step runs (engine_fd() tells) or nothing is in flight. */
 uint64_t engine_due_ns(const struct engine *engine);
 
-/* Token ids are below it. */
-uint32_t engine_vocabulary_count(const struct engine *engine);
+/* Readable when a step is done, an eventfd that the engine writes and engine_next() empties; -1: the
+ * simulated engine. */
+int engine_fd(const struct engine *engine);

@@ -16,7 +16,9 @@ struct intake { /* a submission on its way in */
     uint32_t prompt_bytes;
     uint64_t prompt_off;
     const uint8_t *prompt;
+    const uint8_t *payload; /* NULL: there is none */
     struct wire_spec spec;
+    struct wire_parts parts;
 };
 
 static void limits_of(const struct ipc *ipc, const struct peer *p, struct wire_limits *limits)
@@ -101,14 +103,39 @@ static enum wire_verdict fetch(struct ipc *ipc, struct peer *p, struct intake *i
                                      .got = submit->u.payload.offset};
         return WIRE_REFUSE;
     }
-    uint32_t prompt_at;
     enum wire_verdict verdict =
-        wire_check_payload(submit, payload, limits, &in->spec, &prompt_at, fault);
+        wire_check_payload(submit, payload, limits, &in->spec, &in->parts, fault);
     if (verdict != WIRE_OK)
         return verdict;
-    in->prompt = payload + prompt_at;
-    in->prompt_bytes = submit->bytes - prompt_at;
+    in->payload = payload;
+    in->prompt = payload + in->parts.prompt_off;
+    in->prompt_bytes = submit->bytes - in->parts.prompt_off;
     return wire_check_prompt(submit, in->prompt, in->prompt_bytes, limits, fault);
+}
+
+/* What the spec says of sampling, as the program knows it. Without: the library's defaults. */
+static struct program_sampling sampling_of(const struct intake *in)
+{
+    const struct wire_spec *w = &in->spec;
+    if (!(w->flags & WIRE_SPEC_SAMPLING))
+        return (struct program_sampling){.temperature = 1, .top_p = 1, .repetition_penalty = 1};
+    return (struct program_sampling){
+        .temperature = w->temperature,
+        .top_p = w->top_p,
+        .min_p = w->min_p,
+        .top_k = w->top_k,
+        .repetition_penalty = w->repetition_penalty,
+        .presence_penalty = w->presence_penalty,
+        .frequency_penalty = w->frequency_penalty,
+        .ignore_eos = w->flags & WIRE_SPEC_IGNORE_EOS,
+        .stop_include = w->flags & WIRE_SPEC_STOP_INCLUDE,
+        .biases_count = w->biases_count,
+        .stop_tokens_count = w->stop_tokens_count,
+        .stops_bytes = w->stops_bytes,
+        .biases = in->payload + in->parts.biases_off,
+        .stop_tokens = in->payload + in->parts.stop_tokens_off,
+        .stops = in->payload + in->parts.stops_off,
+    };
 }
 
 static bool start(struct ipc *ipc, struct peer *p, const struct intake *in)
@@ -120,8 +147,12 @@ static bool start(struct ipc *ipc, struct peer *p, const struct intake *in)
                            .algorithm = submit->algorithm,
                            .streams = submit->streams,
                            .max_tokens = submit->max_tokens,
+                           .tenant = p->uid,
+                           .prompt = in->prompt,
                            .prompt_bytes = in->prompt_bytes,
                            .prompt_is_tokens = submit->flags & WIRE_SUBMIT_PROMPT_TOKENS,
+                           .chat = in->spec.flags & WIRE_SPEC_CHAT,
+                           .sampling = sampling_of(in),
                            .resume_tokens = in->spec.resume_tokens,
                            .resume_text_bytes = in->spec.resume_text_bytes,
                        });

@@ -345,6 +345,10 @@ static void dispatch(struct ipc *ipc, const struct uring_event *event)
         signal_ready(ipc);
         rearm(ipc, event, ipc->signal_fd);
         break;
+    case TAG_WATCH: /* whoever was to be woken is polled in every turn */
+        if (event->last)
+            (void)ipc_watch(ipc, (int)slot); /* fails only out of memory: polling goes on awake */
+        break;
     case TAG_PEER_SOCKET:
     case TAG_PEER_BELL:
     case TAG_PEER_PID: {
@@ -357,6 +361,11 @@ static void dispatch(struct ipc *ipc, const struct uring_event *event)
     default:
         ASSERT(false); /* every tag is made by tag_make() */
     }
+}
+
+int ipc_watch(struct ipc *ipc, int fd)
+{
+    return uring_poll_add(ipc->uring, fd, POLLIN, tag_make(TAG_WATCH, 0, (uint32_t)fd));
 }
 
 static uint32_t reactor_poll(struct ipc *ipc)
@@ -430,7 +439,7 @@ static void counters_publish(struct ipc *ipc)
     counter_set(ipc->counters, COUNTER_programs_active, stats.active_count);
     counter_set(ipc->counters, COUNTER_programs_paused, stats.paused_count);
     counter_set(ipc->counters, COUNTER_tokens_decoded, stats.tokens_count);
-    counter_set(ipc->counters, COUNTER_steps, stats.steps_count);
+    counter_set(ipc->counters, COUNTER_steps, stats.sched.steps_count);
     counter_set(ipc->counters, COUNTER_quota_region_bytes,
                 quota_total(ipc->quota, QUOTA_REGION_BYTES));
     counter_set(ipc->counters, COUNTER_quota_queued_bytes,

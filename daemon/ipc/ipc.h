@@ -60,6 +60,10 @@ void ipc_keeper_run(struct ipc *ipc, uint32_t keeper);
 /* Takes over the inherited clients and begins to listen. */
 int ipc_start(struct ipc *ipc, uint64_t now_ns, char *message, size_t message_bytes);
 
+/* ipc_sleep() ends when fd becomes readable, too; whoever empties it is not ipc's business. fd stays
+ * open until ipc_free(). */
+int ipc_watch(struct ipc *ipc, int fd);
+
 /* One turn: events, submissions, publications, wakes. Returns the work done. */
 uint32_t ipc_poll(struct ipc *ipc, uint64_t now_ns);
 

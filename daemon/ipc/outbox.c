@@ -96,6 +96,9 @@ void outbox_end(struct ipc *ipc, struct peer *p, uint32_t lane_index, uint32_t i
                                       .index = index,
                                       .program_id = entry->program_id,
                                       .tokens_count = entry->tokens_count,
+                                      .field = (uint16_t)entry->field,
+                                      .hi = entry->field_max,
+                                      .got = entry->field_got,
                                       .submit_pos = entry->submit_pos}};
     publish(ipc, p, lane_index, &event);
     shm_store_release_u32(&entry->end_sent, 1); /* behind the slot: see the head of this file */
@@ -119,6 +122,9 @@ static void entry_settle(struct region_program *entry, const struct program_view
 {
     entry->status = view->status;
     entry->tokens_count = view->tokens_count;
+    entry->field = view->field;
+    entry->field_max = view->max;
+    entry->field_got = view->got;
     /* ORDER(program_state) publish: status and tokens_count are those of the end. */
     shm_store_release_u32(&entry->state, view->state);
 }

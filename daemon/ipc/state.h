@@ -83,6 +83,7 @@ enum tag_kind {
     TAG_PEER_SOCKET,
     TAG_PEER_BELL,
     TAG_PEER_PID,
+    TAG_WATCH,
 };
 
 static inline uint64_t tag_make(enum tag_kind kind, uint32_t generation, uint32_t slot)

@@ -5,9 +5,14 @@
  * program_consume() says how much of it was passed on. A program whose output is not taken pauses
  * when its buffer is full; nothing else is affected.
  *
- * SINGLE (the first algorithm) is one branch decoded to max_tokens.
+ * SINGLE (the first algorithm) is one branch decoded until the model ends it, a stop string or token
+ * does, or max_tokens.
  *
- * Thread: control. Memory: fixed at programs_new(). Time: O(1) per call, poll O(tokens of the step).
+ * A program waits QUEUED, first come, first served, until its prompt is tokenized and the scheduler
+ * has room for its branch. A long prompt is tokenized by the text worker, one at a time.
+ *
+ * Thread: control, except programs_text_run(). Memory: fixed at programs_new(). Time: O(1) per call,
+ * poll O(tokens of the step, and prompts up to PROGRAM_INLINE_TEXT_BYTES).
  * Fails: PROGRAM_NONE when all programs are taken. */
 #pragma once
 #include <stdbool.h>
@@ -20,15 +25,40 @@ struct programs;
 
 #define PROGRAM_NONE UINT32_MAX
 #define PROGRAM_BUFFER_TOKENS 64u /* undelivered tokens of one program; a power of two */
-#define PROGRAM_BUFFER_BYTES 64u  /* undelivered text; a power of two */
+#define PROGRAM_BUFFER_BYTES 2048u /* undelivered text; a power of two */
+#define PROGRAM_INLINE_TEXT_BYTES 2048u /* longer prompts are the text worker's: about 50 us */
+#define PROGRAM_SHORT_PROMPT_BYTES 24u  /* are copied */
+
+/* As the wire has them: bounds are checked, lists are kept by the caller until program_free(). */
+struct program_sampling {
+    float temperature;
+    float top_p;
+    float min_p;
+    float repetition_penalty;
+    float presence_penalty;
+    float frequency_penalty;
+    uint32_t top_k;
+    bool ignore_eos;
+    bool stop_include;
+    uint16_t biases_count;
+    uint16_t stop_tokens_count;
+    uint16_t stops_bytes;
+    const uint8_t *biases;      /* [biases_count] of struct ops_bias, 8-byte aligned */
+    const uint8_t *stop_tokens; /* [stop_tokens_count] of uint32_t */
+    const uint8_t *stops;       /* [stops_bytes] each a byte with its length, then so many bytes */
+};
 
 struct program_spec {
+    struct program_sampling sampling;
+    const uint8_t *prompt; /* kept until program_free(), unless it is short; tokens: aligned */
     uint64_t seed;
+    uint32_t tenant; /* whose earlier prompts this one may share KV with */
     uint32_t algorithm; /* enum dynasor_algorithm */
     uint32_t streams;   /* enum dynasor_stream */
     uint32_t max_tokens;
     uint32_t prompt_bytes;
     bool prompt_is_tokens;      /* uint32_t ids, otherwise UTF-8 text */
+    bool chat;                  /* the text is a user's message for the chat template */
     uint32_t resume_tokens;     /* stream positions below are not reported */
     uint64_t resume_text_bytes; /* likewise */
 };
@@ -38,6 +68,9 @@ struct program_spec {
 struct program_view {
     uint32_t state;  /* enum dynasor_state */
     uint32_t status; /* enum dynasor_status once terminal */
+    uint32_t field;  /* enum dynasor_field that the status is about: got, of 0 .. max */
+    uint64_t max;
+    uint64_t got;
     uint32_t streams;
     uint32_t tokens_count; /* decoded */
     uint32_t tokens_taken;
@@ -48,9 +81,24 @@ struct program_view {
     uint8_t text[PROGRAM_BUFFER_BYTES];
 };
 
-/* sched is kept until programs_free(), which does not free it. */
-int programs_new(uint32_t programs_max, struct sched *sched, struct programs **ret_programs);
+struct programs_config {
+    uint32_t programs_max;
+    uint32_t context_tokens;  /* most tokens of a prompt */
+    uint64_t prompt_bytes_max;
+    const struct codec *codec;
+};
+
+/* codec and sched are kept until programs_free(), which does not free them. */
+int programs_new(const struct programs_config *config, struct sched *sched,
+                 struct programs **ret_programs);
 void programs_free(struct programs *programs);
+
+/* The text worker's body, for a thread of the caller's; returns after programs_text_stop(). */
+void programs_text_run(struct programs *programs);
+void programs_text_stop(struct programs *programs);
+/* Descriptors that become readable when programs_poll() has something to do. */
+#define PROGRAMS_FDS 2u
+void programs_fds(const struct programs *programs, int ret_fds[PROGRAMS_FDS]); /* -1: none */
 
 /* Starts a program; the spec was checked (wire_check_*). Returns its handle, valid until
  * program_free(). */
@@ -81,6 +129,7 @@ struct programs_stats {
     uint64_t active_count;
     uint64_t paused_count;
     uint64_t tokens_count; /* decoded since start */
-    uint64_t steps_count;
+    uint64_t queued_count; /* of the active: not yet running */
+    struct sched_stats sched;
 };
 void programs_stats(const struct programs *programs, struct programs_stats *ret_stats);

@@ -2,38 +2,90 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
 #include <sys/queue.h>
 
 #include "daemon/base/assert.h"
+#include "daemon/base/rng.h"
+#include "daemon/kv/kv.h"
+
+#define POOL_NONE UINT32_MAX
+
+enum seq_state {
+    SEQ_FREE = 0,
+    SEQ_RUNNABLE, /* in the list */
+    SEQ_PAUSED,
+    SEQ_IDLE, /* a stem that is computed, or a sequence that broke: nothing left to do */
+};
 
 struct seq {
     TAILQ_ENTRY(seq) link; /* in runnable or free */
     uint64_t seed;
+    const struct ops_bias *biases;
+    struct ops_sample_row sampling;
     uint32_t branch;
     uint32_t user;
-    uint32_t prompt_tokens; /* still to compute */
-    uint32_t position;      /* of the next token */
     uint32_t generation;
-    bool alive;
-    bool paused;
+    uint32_t kv; /* sequence number there */
+    uint32_t tokens_count;
+    uint32_t computed_count; /* of them, have KV */
+    uint32_t own_first;      /* tokens before it are prompt */
+    uint32_t forced_token;
+    uint32_t want;
+    uint32_t pool_slot; /* POOL_NONE: none */
+    uint8_t state;      /* enum seq_state */
+    bool stem;
 };
 
 TAILQ_HEAD(seq_list, seq);
 
 struct sched {
     struct engine *engine;
+    struct kv *kv; /* NULL: the engine has no cache and looks at no tokens */
+    struct engine_info info;
+    struct sched_config config;
     struct seq *seqs; /* those from fresh_count on were never touched: no memory behind them */
     uint32_t fresh_count;
-    uint32_t seqs_max;
-    struct engine_row *rows;   /* of the step in flight or being read */
-    struct engine_row *result; /* collected step; next row to hand out */
+    uint32_t *tokens; /* [seqs_max, context_tokens] touched as far as they are long */
+    size_t tokens_bytes;
+    uint32_t *chunk; /* [rows_max] tokens of each row that is being planned */
+    struct engine_batch *batch;
+    uint32_t result_idx; /* next row of the batch to hand out */
     uint32_t result_count;
-    uint32_t rows_max;
-    uint64_t steps_count;
     bool in_flight;
+    uint64_t pool_slots; /* bits: taken */
+    struct sched_stats stats;
     struct seq_list runnable;
     struct seq_list free;
 };
+
+_Static_assert(ENGINE_POOL_SLOTS_MAX == 64, "one bit a slot");
+
+static int memory_new(struct sched *s)
+{
+    const struct sched_config *c = &s->config;
+    s->seqs = calloc(c->seqs_max, sizeof *s->seqs);
+    s->chunk = calloc(c->rows_max, sizeof *s->chunk);
+    if (!s->seqs || !s->chunk)
+        return -ENOMEM;
+    int r = engine_batch_new(s->engine, &s->batch);
+    if (r < 0 || s->info.kv_pages == 0)
+        return r;
+    s->tokens_bytes = (size_t)c->seqs_max * s->info.context_tokens * sizeof *s->tokens;
+    void *tokens = mmap(NULL, s->tokens_bytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (tokens == MAP_FAILED)
+        return -errno;
+    s->tokens = tokens;
+    uint32_t seq_pages = (s->info.context_tokens + OPS_PAGE_TOKENS - 1) / OPS_PAGE_TOKENS;
+    return kv_new(&(struct kv_config){.pages_count = s->info.kv_pages,
+                                      .page_tokens = OPS_PAGE_TOKENS,
+                                      .seqs_max = c->seqs_max,
+                                      .groups_max = c->groups_max,
+                                      .seq_pages_max = seq_pages},
+                  &s->kv);
+}
 
 int sched_new(const struct sched_config *config, struct engine *engine, struct sched **ret_sched)
 {
@@ -41,16 +93,16 @@ int sched_new(const struct sched_config *config, struct engine *engine, struct s
     if (!s)
         return -ENOMEM;
     s->engine = engine;
-    s->rows_max = config->rows_max;
-    s->seqs = calloc(config->seqs_max, sizeof *s->seqs);
-    s->rows = calloc(config->rows_max, sizeof *s->rows);
+    s->config = *config;
+    engine_info(engine, ENGINE_POLICY, &s->info);
     TAILQ_INIT(&s->runnable);
     TAILQ_INIT(&s->free);
-    if (!s->seqs || !s->rows) {
+    int r = memory_new(s);
+    if (r < 0) {
         sched_free(s);
-        return -ENOMEM;
+        return r;
     }
-    s->seqs_max = config->seqs_max;
+    s->stats.kv_pages = s->info.kv_pages;
     *ret_sched = s;
     return 0;
 }
@@ -59,66 +111,315 @@ void sched_free(struct sched *s)
 {
     if (!s)
         return;
+    kv_free(s->kv);
+    engine_batch_free(s->batch);
+    if (s->tokens)
+        (void)munmap(s->tokens, s->tokens_bytes); /* our own mapping */
+    free(s->chunk);
     free(s->seqs);
-    free(s->rows);
     free(s);
 }
 
-uint32_t sched_add(struct sched *s, const struct sched_seq_args *args)
+/* ---- sequences ------------------------------------------------------------------------------- */
+
+static uint32_t *tokens_of(const struct sched *s, const struct seq *q)
+{
+    return s->tokens + (size_t)(q - s->seqs) * s->info.context_tokens;
+}
+
+static struct seq *seq_get(struct sched *s, uint32_t seq)
+{
+    struct seq *q = &s->seqs[seq];
+    ASSERT(q->state != SEQ_FREE);
+    return q;
+}
+
+static struct seq *seq_take(struct sched *s)
 {
     struct seq *q = TAILQ_FIRST(&s->free);
     if (q)
         TAILQ_REMOVE(&s->free, q, link);
-    else if (s->fresh_count < s->seqs_max)
+    else if (s->fresh_count < s->config.seqs_max)
         q = &s->seqs[s->fresh_count++];
-    else
-        return SCHED_NONE;
+    return q;
+}
+
+static bool pool_take(struct sched *s, uint32_t want, uint32_t *ret_slot)
+{
+    *ret_slot = POOL_NONE;
+    if (!(want & ENGINE_WANT_POOL))
+        return true;
+    if (s->pool_slots == UINT64_MAX)
+        return false;
+    *ret_slot = (uint32_t)__builtin_ctzll(~s->pool_slots);
+    s->pool_slots |= 1ull << *ret_slot;
+    return true;
+}
+
+static void pool_give(struct sched *s, uint32_t slot)
+{
+    if (slot != POOL_NONE)
+        s->pool_slots &= ~(1ull << slot);
+}
+
+/* Everything but tokens and KV. */
+static void seq_init(struct seq *q, const struct sched_seq_args *args, uint32_t pool_slot)
+{
+    struct ops_sample_row sampling = args->sampling;
+    if (!args->biases)
+        sampling.bias_count = 0;
     *q = (struct seq){.seed = args->seed,
                       .branch = args->branch,
                       .user = args->user,
-                      .prompt_tokens = args->prompt_tokens,
                       .generation = q->generation + 1,
-                      .alive = true};
+                      .sampling = sampling,
+                      .biases = args->biases,
+                      .forced_token = OPS_NONE,
+                      .want = args->want,
+                      .pool_slot = pool_slot,
+                      .stem = args->stem,
+                      .state = SEQ_RUNNABLE};
+}
+
+static uint32_t pages_for(uint64_t tokens)
+{
+    return (uint32_t)((tokens + OPS_PAGE_TOKENS - 1) / OPS_PAGE_TOKENS);
+}
+
+/* Pages that nobody else can be asked to give back: KV is kept of all tokens but the last sampled. */
+static bool too_long(const struct sched *s, uint64_t tokens)
+{
+    return s->kv && (tokens > s->info.context_tokens || pages_for(tokens) > s->info.kv_pages);
+}
+
+int sched_add(struct sched *s, const struct sched_seq_args *args, uint32_t *ret_seq)
+{
+    ASSERT(args->prompt_tokens >= 1);
+    uint64_t total = (uint64_t)args->prompt_tokens + args->max_tokens;
+    if (too_long(s, total))
+        return SCHED_E_LONG;
+    uint32_t pool_slot;
+    if (!pool_take(s, args->want, &pool_slot))
+        return SCHED_E_FULL;
+    struct seq *q = seq_take(s);
+    uint32_t kv = 0;
+    if (!q || (s->kv && kv_seq_new(s->kv, args->tenant, args->group, pages_for(total), &kv) != 0)) {
+        if (q)
+            TAILQ_INSERT_HEAD(&s->free, q, link);
+        pool_give(s, pool_slot);
+        return SCHED_E_FULL;
+    }
+    seq_init(q, args, pool_slot);
+    q->kv = kv;
+    q->tokens_count = q->own_first = args->prompt_tokens;
+    if (s->kv) {
+        memcpy(tokens_of(s, q), args->prompt, args->prompt_tokens * sizeof(uint32_t));
+        /* Hidden states are pooled over the whole prompt: all of it must pass by. */
+        if (pool_slot == POOL_NONE)
+            q->computed_count = kv_seq_match(s->kv, kv, args->prompt, args->prompt_tokens);
+        s->stats.cached_tokens_count += q->computed_count;
+    }
     TAILQ_INSERT_TAIL(&s->runnable, q, link);
-    return (uint32_t)(q - s->seqs);
+    *ret_seq = (uint32_t)(q - s->seqs);
+    return SCHED_OK;
+}
+
+int sched_fork(struct sched *s, uint32_t parent, const struct sched_seq_args *args,
+               uint32_t *ret_seq)
+{
+    struct seq *p = seq_get(s, parent);
+    ASSERT(s->kv && args->want == 0); /* what was pooled on the way here is the parent's */
+    uint32_t prompt_tokens = p->tokens_count + args->prompt_tokens;
+    uint64_t total = (uint64_t)prompt_tokens + args->max_tokens;
+    if (too_long(s, total))
+        return SCHED_E_LONG;
+    struct seq *q = seq_take(s);
+    uint32_t kv;
+    if (!q)
+        return SCHED_E_FULL;
+    /* At least the last token is computed anew: sampling needs its logits. */
+    uint32_t computed =
+        p->computed_count < prompt_tokens ? p->computed_count : prompt_tokens - 1;
+    if (kv_seq_fork(s->kv, p->kv, pages_for(total), computed, &kv) != 0) {
+        TAILQ_INSERT_HEAD(&s->free, q, link);
+        return SCHED_E_FULL;
+    }
+    seq_init(q, args, POOL_NONE);
+    q->kv = kv;
+    q->computed_count = computed;
+    q->tokens_count = q->own_first = prompt_tokens;
+    memcpy(tokens_of(s, q), tokens_of(s, p), p->tokens_count * sizeof(uint32_t));
+    if (args->prompt_tokens)
+        memcpy(tokens_of(s, q) + p->tokens_count, args->prompt,
+               args->prompt_tokens * sizeof(uint32_t));
+    if (p->state == SEQ_RUNNABLE)
+        TAILQ_INSERT_AFTER(&s->runnable, p, q, link);
+    else
+        TAILQ_INSERT_TAIL(&s->runnable, q, link);
+    *ret_seq = (uint32_t)(q - s->seqs);
+    return SCHED_OK;
+}
+
+void sched_force(struct sched *s, uint32_t seq, uint32_t token)
+{
+    struct seq *q = seq_get(s, seq);
+    ASSERT(token < s->info.vocabulary);
+    q->forced_token = token;
 }
 
 void sched_remove(struct sched *s, uint32_t seq)
 {
-    struct seq *q = &s->seqs[seq];
-    ASSERT(q->alive);
-    if (!q->paused)
+    struct seq *q = seq_get(s, seq);
+    if (q->state == SEQ_RUNNABLE)
         TAILQ_REMOVE(&s->runnable, q, link);
-    q->alive = false;
+    /* A step in flight may still write these pages; whoever gets them writes in a later step. */
+    if (s->kv)
+        kv_seq_free(s->kv, q->kv);
+    pool_give(s, q->pool_slot);
+    q->state = SEQ_FREE;
     TAILQ_INSERT_HEAD(&s->free, q, link);
 }
 
 void sched_pause(struct sched *s, uint32_t seq)
 {
-    struct seq *q = &s->seqs[seq];
-    ASSERT(q->alive);
-    if (q->paused)
+    struct seq *q = seq_get(s, seq);
+    if (q->state != SEQ_RUNNABLE)
         return;
     TAILQ_REMOVE(&s->runnable, q, link);
-    q->paused = true;
+    q->state = SEQ_PAUSED;
 }
 
 void sched_resume(struct sched *s, uint32_t seq)
 {
-    struct seq *q = &s->seqs[seq];
-    ASSERT(q->alive);
-    if (!q->paused)
+    struct seq *q = seq_get(s, seq);
+    if (q->state != SEQ_PAUSED)
         return;
-    q->paused = false;
+    q->state = SEQ_RUNNABLE;
     TAILQ_INSERT_TAIL(&s->runnable, q, link);
 }
 
-static uint32_t step_collect(struct sched *s, uint64_t now_ns)
+/* ---- a step ---------------------------------------------------------------------------------- */
+
+static uint32_t pending(const struct seq *q)
 {
-    s->result_count = engine_next(s->engine, &s->result, now_ns);
-    if (s->result_count)
-        s->in_flight = false;
-    return s->result_count;
+    return q->tokens_count - q->computed_count;
+}
+
+static bool has_penalty(const struct ops_sample_row *r)
+{
+    return r->repetition != 1.0f || r->presence != 0.0f || r->frequency != 0.0f;
+}
+
+/* How many tokens each of the first rows_max sequences computes; those that decode come first to the
+ * budget, whatever their place. Returns the sequences looked at. */
+static uint32_t step_divide(struct sched *s)
+{
+    uint32_t budget = s->config.tokens_max;
+    uint32_t count = 0;
+    struct seq *q;
+    TAILQ_FOREACH(q, &s->runnable, link)
+    {
+        if (count == s->config.rows_max)
+            break;
+        s->chunk[count] = pending(q) == 1 && budget ? 1 : 0;
+        budget -= s->chunk[count++];
+    }
+    uint32_t i = 0;
+    TAILQ_FOREACH(q, &s->runnable, link)
+    {
+        if (i == count)
+            break;
+        if (s->chunk[i] == 0) {
+            s->chunk[i] = pending(q) < budget ? pending(q) : budget;
+            budget -= s->chunk[i];
+        }
+        i++;
+    }
+    return count;
+}
+
+static bool lists_add(struct engine_batch *b, const struct sched *s, const struct seq *q,
+                      struct ops_sample_row *sampling)
+{
+    sampling->history_count = 0;
+    if (s->kv && has_penalty(sampling)) {
+        if (q->tokens_count > b->history_max - b->history_count)
+            return false;
+        memcpy(b->history + b->history_count, tokens_of(s, q), q->tokens_count * sizeof(uint32_t));
+        sampling->history_first = b->history_count;
+        sampling->history_count = q->tokens_count;
+        sampling->history_prompt_count = q->own_first;
+        b->history_count += q->tokens_count;
+    }
+    if (s->kv && sampling->bias_count) {
+        if (sampling->bias_count > b->biases_max - b->biases_count)
+            return false;
+        memcpy(b->biases + b->biases_count, q->biases, sampling->bias_count * sizeof *q->biases);
+        sampling->bias_first = b->biases_count;
+        b->biases_count += sampling->bias_count;
+    }
+    return true;
+}
+
+static uint32_t pages_in_common(const uint32_t *a, const uint32_t *b, uint32_t count)
+{
+    uint32_t i = 0;
+    while (i < count && a[i] == b[i])
+        i++;
+    return i;
+}
+
+static void row_pages(struct sched *s, struct engine_batch *b, const struct seq *q,
+                      struct engine_row *row)
+{
+    uint32_t idx = (uint32_t)(row - b->rows);
+    uint32_t *table = b->pages + (size_t)idx * b->pages_stride;
+    memcpy(b->tokens + row->tokens_first, tokens_of(s, q) + row->position,
+           row->tokens_count * sizeof(uint32_t));
+    struct kv_copy copy;
+    kv_seq_extend(s->kv, q->kv, b->tokens + row->tokens_first, row->tokens_count, &copy);
+    if (copy.valid_tokens)
+        b->copies[b->copies_count++] = (struct ops_page_copy){
+            .from = copy.from, .to = copy.to, .valid_tokens = copy.valid_tokens};
+    uint32_t pages_count;
+    const uint32_t *pages = kv_seq_pages(s->kv, q->kv, &pages_count);
+    uint32_t used = pages_for((uint64_t)row->position + row->tokens_count);
+    ASSERT(used <= pages_count);
+    memcpy(table, pages, used * sizeof(uint32_t));
+    if (idx == 0)
+        return;
+    const struct engine_row *before = row - 1;
+    uint32_t of_before = pages_for((uint64_t)before->position + before->tokens_count);
+    uint32_t of_this = pages_for((uint64_t)row->position + 1);
+    row->shared_pages = pages_in_common(table - b->pages_stride, table,
+                                        of_before < of_this ? of_before : of_this);
+}
+
+/* False: no room in the batch's lists; it waits for the next step. */
+static bool row_add(struct sched *s, struct seq *q, uint32_t tokens)
+{
+    struct engine_batch *b = s->batch;
+    struct ops_sample_row sampling = q->sampling;
+    bool samples = tokens == pending(q) && !q->stem;
+    if (samples && !lists_add(b, s, q, &sampling))
+        return false;
+    struct engine_row *row = &b->rows[b->rows_count];
+    *row = (struct engine_row){.seq = (uint32_t)(q - s->seqs),
+                               .seq_generation = q->generation,
+                               .tokens_first = b->tokens_count,
+                               .tokens_count = tokens,
+                               .position = q->computed_count,
+                               .pool_slot = q->pool_slot,
+                               .want = samples ? q->want | ENGINE_WANT_TOKEN
+                                               : q->want & ENGINE_WANT_POOL,
+                               .sampling = sampling};
+    row->sampling.forced_token = q->forced_token;
+    row->sampling.random = rng_u32(q->seed, q->branch, q->tokens_count - q->own_first);
+    if (s->kv)
+        row_pages(s, b, q, row);
+    b->rows_count++;
+    b->tokens_count += tokens;
+    return true;
 }
 
 /* Moves everything up to last behind the rest. */
@@ -132,32 +433,50 @@ static void rotate(struct sched *s, struct seq *last)
     } while (q != last);
 }
 
+static void batch_begin(struct sched *s)
+{
+    struct engine_batch *b = s->batch;
+    b->role = ENGINE_POLICY;
+    b->rows_count = b->tokens_count = b->copies_count = 0;
+    b->history_count = b->biases_count = b->freed_count = 0;
+}
+
 static uint32_t step_post(struct sched *s, uint64_t now_ns)
 {
-    uint32_t count = 0;
-    struct seq *q;
+    struct engine_batch *b = s->batch;
+    batch_begin(s);
+    uint32_t looked_at = step_divide(s);
+    struct seq *q = TAILQ_FIRST(&s->runnable);
     struct seq *last = NULL;
-    TAILQ_FOREACH(q, &s->runnable, link)
-    {
-        if (count == s->rows_max)
+    for (uint32_t i = 0; i < looked_at; i++, q = TAILQ_NEXT(q, link)) {
+        if (s->chunk[i] && !row_add(s, q, s->chunk[i]))
             break;
         last = q;
-        s->rows[count++] = (struct engine_row){.seq = (uint32_t)(q - s->seqs),
-                                               .seq_generation = q->generation,
-                                               .position = q->position,
-                                               .prefill_tokens = q->prompt_tokens,
-                                               .seed = q->seed,
-                                               .branch = q->branch};
     }
-    if (count == 0)
+    if (b->rows_count == 0)
         return 0;
-    int r = engine_post(s->engine, s->rows, count, now_ns);
+    if (s->kv && s->config.poison)
+        while (kv_freed_next(s->kv, &b->freed[b->freed_count]))
+            b->freed_count++;
+    int r = engine_post(s->engine, b, now_ns);
     ASSERT(r == ENGINE_OK); /* we post only when nothing is in flight */
     s->in_flight = true;
-    s->steps_count++;
+    s->stats.steps_count++;
+    s->stats.rows_count += b->rows_count;
     if (TAILQ_NEXT(last, link)) /* some had to wait: they come first next time */
         rotate(s, last);
-    return count;
+    return b->rows_count;
+}
+
+static uint32_t step_collect(struct sched *s, uint64_t now_ns)
+{
+    struct engine_batch *b = engine_next(s->engine, now_ns);
+    if (!b)
+        return 0;
+    s->in_flight = false;
+    s->result_idx = 0;
+    s->result_count = b->rows_count;
+    return b->rows_count;
 }
 
 uint32_t sched_poll(struct sched *s, uint64_t now_ns)
@@ -171,19 +490,59 @@ uint32_t sched_poll(struct sched *s, uint64_t now_ns)
     return work;
 }
 
+static void seq_rest(struct sched *s, struct seq *q)
+{
+    if (q->state == SEQ_RUNNABLE)
+        TAILQ_REMOVE(&s->runnable, q, link);
+    q->state = SEQ_IDLE;
+}
+
+/* What a row brought its sequence; false: nothing to tell. */
+static bool row_result(struct sched *s, struct seq *q, const struct engine_row *row,
+                       const struct engine_output *output, struct sched_result *ret)
+{
+    uint32_t sampled_before = q->tokens_count - q->own_first;
+    if (sampled_before == 0)
+        s->stats.prompt_tokens_count += row->tokens_count;
+    q->computed_count = row->position + row->tokens_count;
+    if (s->kv)
+        kv_seq_commit(s->kv, q->kv, q->computed_count);
+    *ret = (struct sched_result){
+        .user = q->user, .seq = row->seq, .position = sampled_before, .dot = output->dot};
+    if (q->stem && pending(q) == 0) {
+        ret->kind = SCHED_READY;
+        seq_rest(s, q);
+        return true;
+    }
+    if (!(row->want & ENGINE_WANT_TOKEN))
+        return false;
+    ret->kind = SCHED_TOKEN;
+    ret->sampled = output->sampled;
+    if (output->sampled.numeric) {
+        if (s->kv)
+            kv_seq_taint(s->kv, q->kv);
+        seq_rest(s, q);
+        return true;
+    }
+    if (s->kv && q->tokens_count < s->info.context_tokens)
+        tokens_of(s, q)[q->tokens_count] = output->sampled.token;
+    q->tokens_count++;
+    q->forced_token = OPS_NONE;
+    return true;
+}
+
 bool sched_next(struct sched *s, struct sched_result *ret_result)
 {
     while (s->result_count) {
-        struct engine_row *row = s->result++;
+        const struct engine_row *row = &s->batch->rows[s->result_idx];
+        const struct engine_output *output = &s->batch->outputs[s->result_idx];
+        s->result_idx++;
         s->result_count--;
         struct seq *q = &s->seqs[row->seq];
-        if (!q->alive || q->generation != row->seq_generation)
+        if (q->state == SEQ_FREE || q->generation != row->seq_generation)
             continue; /* removed while its step was in flight */
-        q->prompt_tokens = 0;
-        q->position = row->position + 1;
-        *ret_result =
-            (struct sched_result){.user = q->user, .position = row->position, .token = row->token};
-        return true;
+        if (row_result(s, q, row, output, ret_result))
+            return true;
     }
     return false;
 }
@@ -195,7 +554,19 @@ uint64_t sched_due_ns(const struct sched *s)
     return TAILQ_EMPTY(&s->runnable) ? UINT64_MAX : 0;
 }
 
-uint64_t sched_steps_count(const struct sched *s)
+int sched_fd(const struct sched *s)
 {
-    return s->steps_count;
+    return engine_fd(s->engine);
+}
+
+void sched_stats(const struct sched *s, struct sched_stats *ret_stats)
+{
+    *ret_stats = s->stats;
+    if (!s->kv)
+        return;
+    struct kv_stats kv;
+    kv_stats(s->kv, &kv);
+    ret_stats->kv_pages_used = kv.pages_used;
+    ret_stats->kv_pages_cached = kv.pages_cached;
+    ret_stats->kv_pages_reserved = kv.pages_reserved;
 }

@@ -1,12 +1,21 @@
-/* daemon/sched/sched.h — which branches run in the next step.
+/* daemon/sched/sched.h — which branches run in the next step, and where their KV lies.
  *
- * Knows sequences (branches) of opaque groups; knows neither programs nor clients. Order: first
- * come, first served, up to rows_max rows a step; when there are more, they take turns. A sequence
- * that is removed or paused while a step is in flight has its row of that step discarded (removed)
- * or delivered (paused).
+ * Knows sequences (branches) of opaque groups and tenants; knows neither programs nor clients. A
+ * sequence is its tokens: a prompt, then what was sampled. Whatever of it has no KV yet is computed,
+ * in chunks, mixed with the decoding of others; when all has, the next token is sampled.
  *
- * Thread: control. Memory: fixed at sched_new(). Time: add, remove O(1); poll O(rows).
- * Fails: sched_add() says SCHED_NONE when all sequences are taken. */
+ * Order: first come, first served, up to rows_max rows and tokens_max tokens a step; decoding rows
+ * take their one token first, prompts share the rest in order; when there are more rows they take
+ * turns. A fork stands behind its parent, so that branches which share pages are neighbours. A
+ * sequence that is removed or paused while a step is in flight has its row of that step discarded
+ * (removed) or delivered (paused).
+ *
+ * KV pages are reserved for the worst case when a sequence is added (prompt and max_tokens), so a
+ * running sequence never lacks one; one that cannot have them is refused with SCHED_E_FULL until
+ * others end. Prompts find the KV that the same tenant computed before.
+ *
+ * Thread: control. Memory: fixed at sched_new(). Time: add is O(prompt), remove O(pages), poll
+ * O(rows and tokens of the step). */
 #pragma once
 #include <stdbool.h>
 #include <stdint.h>
@@ -17,29 +26,61 @@ struct sched;
 
 #define SCHED_NONE UINT32_MAX
 
+enum sched_result_code {
+    SCHED_OK = 0,
+    SCHED_E_FULL = 1, /* no sequence, or not the KV pages, now: try again when some ended */
+    SCHED_E_LONG = 2, /* prompt and max_tokens are more than a sequence or the whole cache holds */
+};
+
 struct sched_config {
-    uint32_t seqs_max; /* sequences alive at once */
-    uint32_t rows_max; /* rows of a step */
+    uint32_t seqs_max;   /* sequences alive at once */
+    uint32_t groups_max; /* group numbers are below it */
+    uint32_t rows_max;   /* rows of a step */
+    uint32_t tokens_max; /* new tokens of a step */
+    bool poison;         /* test builds: freed pages are filled with NaN */
 };
 
 struct sched_seq_args {
     uint64_t seed;
     uint32_t branch;
-    uint32_t prompt_tokens; /* computed in the row of its first step */
-    uint32_t user;          /* comes back in struct sched_result */
+    uint32_t user; /* comes back in struct sched_result */
+    uint32_t tenant;
+    uint32_t group;
+    const uint32_t *prompt; /* copied; NULL with an engine that looks at no tokens */
+    uint32_t prompt_tokens; /* 1 or more */
+    uint32_t max_tokens;    /* to be sampled, at most; the caller removes the sequence */
+    bool stem;              /* samples nothing: a SCHED_READY result when its KV is computed */
+    uint32_t want;          /* ENGINE_WANT_POOL, ENGINE_WANT_DOT */
+    struct ops_sample_row sampling; /* its history, bias, random and forced fields are not used */
+    const struct ops_bias *biases;  /* [sampling.bias_count], kept until the sequence is removed */
 };
 
-struct sched_result { /* one decoded token */
+enum sched_kind { SCHED_TOKEN = 0, SCHED_READY = 1 };
+
+struct sched_result {
     uint32_t user;
-    uint32_t position;
-    uint32_t token;
+    uint32_t seq;
+    uint32_t kind;
+    uint32_t position; /* of the token among the sampled; 0 is the first after the prompt */
+    struct ops_sampled sampled; /* numeric: the sequence is taken out, remove it */
+    float dot;
 };
 
 /* engine is kept until sched_free(), which does not close it. */
 int sched_new(const struct sched_config *config, struct engine *engine, struct sched **ret_sched);
 void sched_free(struct sched *sched);
 
-uint32_t sched_add(struct sched *sched, const struct sched_seq_args *args);
+/* Returns enum sched_result_code. */
+int sched_add(struct sched *sched, const struct sched_seq_args *args, uint32_t *ret_seq);
+
+/* A new sequence that shares everything parent has computed, followed by the rest of parent's tokens
+ * and then by args->prompt (here 0 or more tokens). It counts its own sampled tokens from 0. */
+int sched_fork(struct sched *sched, uint32_t parent, const struct sched_seq_args *args,
+               uint32_t *ret_seq);
+
+/* The next token is this one; its probability is reported as if it were sampled. */
+void sched_force(struct sched *sched, uint32_t seq, uint32_t token);
+
 void sched_remove(struct sched *sched, uint32_t seq);
 /* A paused sequence takes part in no step until it is resumed. Idempotent. */
 void sched_pause(struct sched *sched, uint32_t seq);
@@ -48,11 +89,23 @@ void sched_resume(struct sched *sched, uint32_t seq);
 /* Collects the step that is done and posts the next. Returns the rows collected and posted. */
 uint32_t sched_poll(struct sched *sched, uint64_t now_ns);
 
-/* Next token of the collected step; false: no more. Drain it before the next sched_poll(). */
+/* Next result of the collected step; false: no more. Drain it before the next sched_poll(). */
 bool sched_next(struct sched *sched, struct sched_result *ret_result);
 
-/* When sched_poll() has something to do: now (0), or at a time; UINT64_MAX: idle. */
+/* When sched_poll() has something to do: now (0), or at a time; UINT64_MAX: idle, or not before
+ * sched_fd() is readable. */
 uint64_t sched_due_ns(const struct sched *sched);
+/* Readable when a step is done; -1 when due_ns tells the time of it. */
+int sched_fd(const struct sched *sched);
 
-/* Engine steps posted so far. */
-uint64_t sched_steps_count(const struct sched *sched);
+struct sched_stats {
+    uint64_t steps_count;
+    uint64_t rows_count;          /* of all steps */
+    uint64_t prompt_tokens_count; /* computed */
+    uint64_t cached_tokens_count; /* of prompts, found in the prefix tree */
+    uint32_t kv_pages;
+    uint32_t kv_pages_used; /* referenced by sequences */
+    uint32_t kv_pages_cached;
+    uint32_t kv_pages_reserved;
+};
+void sched_stats(const struct sched *sched, struct sched_stats *ret_stats);

@@ -1,22 +1,60 @@
-/* daemon/text/codec.h — between text and token ids.
+/* daemon/text/codec.h — between text and token ids, as the rest of the daemon sees it.
  *
- * The byte codec: one token a byte, the vocabulary of the simulated engine.
+ * A codec is a model's tokenizer with its chat template; NULL in its place is the byte codec, one token
+ * a byte, the vocabulary of the simulated engine. A stream turns one sequence's tokens into text that never
+ * splits a UTF-8 character, and looks for stop strings across token boundaries.
  *
- * Thread: any. Memory: none. Fails: never. */
+ * Thread: a codec is immutable; codec_encode() needs a scratch of its own for each thread.
+ * Memory: fixed at codec_open(), codec_scratch_new(). Time: linear in the text. */
 #pragma once
+#include <stdbool.h>
 #include <stdint.h>
 
-#define CODEC_TOKEN_BYTES_MAX 1u /* text of one token */
+#include "daemon/text/detokenizer.h"
+#include "daemon/text/stops.h"
 
-/* Number of tokens that a prompt of text_bytes becomes. */
-static inline uint32_t codec_count(uint32_t text_bytes)
-{
-    return text_bytes;
-}
+struct codec;
+struct codec_scratch;
 
-/* Text of one token into out[CODEC_TOKEN_BYTES_MAX]; returns its length. token is in the vocabulary. */
-static inline uint32_t codec_decode(uint32_t token, uint8_t *out)
-{
-    out[0] = (uint8_t)token;
-    return 1;
-}
+#define CODEC_MESSAGE_BYTES 512u
+/* Most text that one token brings: its own, and what was held back before it. */
+#define CODEC_PUSH_BYTES_MAX (DETOKENIZER_PUSH_BYTES_MAX + STOPS_HELD_BYTES_MAX)
+
+/* directory: of the model. Fails with a message that names the file. */
+int codec_open(const char *directory, char message[CODEC_MESSAGE_BYTES], struct codec **ret_codec);
+void codec_free(struct codec *codec);
+
+/* Room to encode text_bytes_max bytes at once. */
+int codec_scratch_new(const struct codec *codec, uint64_t text_bytes_max,
+                      struct codec_scratch **ret_scratch);
+void codec_scratch_free(struct codec_scratch *scratch);
+
+enum codec_result {
+    CODEC_OK = 0,
+    CODEC_E_MANY = 1, /* more than ids_max tokens */
+    CODEC_E_CHAT = 2, /* the model has no chat template that we know */
+};
+
+/* chat: text is a user's message, to be wrapped into the model's chat template. Special tokens that
+ * the text spells are text. Returns enum codec_result. */
+int codec_encode(const struct codec *codec, struct codec_scratch *scratch, const uint8_t *text,
+                 uint64_t text_bytes, bool chat, uint32_t *ids, uint32_t ids_max,
+                 uint32_t *ret_count);
+
+/* Whether the model ends its answer with this token. */
+bool codec_is_end(const struct codec *codec, uint32_t token);
+
+struct codec_stream {
+    struct detokenizer detokenizer;
+    struct stops stops;
+};
+
+/* stops: as in a submission, each a byte with its length and so many bytes; checked by the caller. */
+void codec_stream_init(struct codec_stream *stream, const struct codec *codec, const uint8_t *stops,
+                       uint32_t stops_bytes, bool stop_include);
+/* Text that token adds, to out[CODEC_PUSH_BYTES_MAX]; true: a stop string is complete, the text ends
+ * here. */
+bool codec_push(struct codec_stream *stream, const struct codec *codec, uint32_t token,
+                uint8_t *out, uint32_t *ret_bytes);
+/* What was held back, when no more tokens come. */
+uint32_t codec_flush(struct codec_stream *stream, const struct codec *codec, uint8_t *out);

@@ -25,7 +25,8 @@ enum dynasor_status {
     DYNASOR_E_SLOW_CONSUMER = 16, /* end of a program: its events were not taken in time */
     DYNASOR_E_POISON = 17,        /* end of a program: too many restarts without progress */
     DYNASOR_E_SHUTDOWN = 18,      /* the daemon is draining and takes no new work */
-    DYNASOR_STATUS_COUNT = 19,
+    DYNASOR_E_NUMERIC = 19,       /* end of a program: the model gave logits that are no numbers */
+    DYNASOR_STATUS_COUNT = 20,
 };
 
 /* Life of a program, as its entry in the D2C region shows it. The last three are terminal. */
@@ -85,7 +86,25 @@ enum dynasor_field {
     DYNASOR_FIELD_PROGRAMS = 28,
     DYNASOR_FIELD_PROMPT_TEXT = 29,
     DYNASOR_FIELD_DOORBELL = 30,
-    DYNASOR_FIELD_COUNT = 31,
+    /* Fractions are named in thousandths, penalties and biases by their magnitude. */
+    DYNASOR_FIELD_TEMPERATURE = 31,
+    DYNASOR_FIELD_TOP_P = 32,
+    DYNASOR_FIELD_MIN_P = 33,
+    DYNASOR_FIELD_TOP_K = 34,
+    DYNASOR_FIELD_REPETITION_PENALTY = 35,
+    DYNASOR_FIELD_PRESENCE_PENALTY = 36,
+    DYNASOR_FIELD_FREQUENCY_PENALTY = 37,
+    DYNASOR_FIELD_BIASES = 38,
+    DYNASOR_FIELD_BIAS = 39,
+    DYNASOR_FIELD_BIAS_TOKEN = 40,
+    DYNASOR_FIELD_STOPS = 41,
+    DYNASOR_FIELD_STOP_BYTES = 42,
+    DYNASOR_FIELD_STOP_TOKENS = 43,
+    DYNASOR_FIELD_STOP_TOKEN = 44,
+    DYNASOR_FIELD_SPEC_FLAGS = 45,
+    DYNASOR_FIELD_CONTEXT_TOKENS = 46, /* prompt and max_tokens together */
+    DYNASOR_FIELD_CHAT = 47,
+    DYNASOR_FIELD_COUNT = 48,
 };
 
 /* Limits of the ABI. The daemon may be configured lower and says so in its hello reply. */
@@ -94,4 +113,8 @@ enum dynasor_field {
 #define DYNASOR_ARENA_BYTES_MIN 4096u /* payload arena, a power of two */
 #define DYNASOR_ARENA_BYTES_MAX 67108864u
 #define DYNASOR_MAX_TOKENS_MAX 1048576u /* tokens of one program */
+#define DYNASOR_BIASES_MAX 300u         /* logit biases of one program */
+#define DYNASOR_STOPS_MAX 8u            /* stop strings of one program */
+#define DYNASOR_STOP_BYTES_MAX 128u     /* of one of them */
+#define DYNASOR_STOP_TOKENS_MAX 8u
 #define DYNASOR_SOCKET_PATH "/run/dynasor/dynasor.sock"

@@ -51,7 +51,7 @@ static int write_config(const struct bench_daemon *d, const struct bench_daemon_
                 "spin_max_us = %u\nlog_level = warn\n"
                 "[quota]\nconnections = %u\nregion_bytes = 1099511627776\n"
                 "programs = 65536\nqueued_bytes = 268435456\n"
-                "[engine]\nsim_step_ns = 0\nsim_prefill_ns_per_token = 0\n",
+                "[engine]\nsimulate = 1\nsim_step_ns = 0\nsim_prefill_ns_per_token = 0\n",
                 d->socket_path, d->control_path, o->clients_max, o->spin_max_us, o->clients_max);
     return fclose(f) == 0 && n > 0 ? 0 : -EIO;
 }

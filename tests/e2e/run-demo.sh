@@ -31,6 +31,7 @@ socket_path = $socket
 control_path = $control
 
 [engine]
+simulate = 1
 # 12 ms a token: about 80 tokens a second for each program
 sim_step_ns = 12000000
 END

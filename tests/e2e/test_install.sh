@@ -153,7 +153,7 @@ echo "bad configurations were refused by key, value and range"
 
 # ---- serve ------------------------------------------------------------------------------------
 
-config '[engine]\nsim_step_ns = 200000\nseed = 7\n'
+config '[engine]\nsimulate = 1\nsim_step_ns = 200000\n'
 "$dynasord" --config "$work/dynasord.conf" >"$work/daemon.log" 2>&1 &
 daemon_pid=$!
 for _ in $(seq 500); do
@@ -178,7 +178,7 @@ hello() { "$work/bin/$1" --socket "$socket" "Why is the sky blue?" 2>"$work/stre
 own_loop() { timeout 20 "$work/bin/$1" --socket "$socket" 2>"$work/stream.log" | grep ended | sort; }
 for kind in '' -static; do
     {
-        echo "# stream --seed 42 --max-tokens 48 --programs 4 \"Count the ways.\", engine seed 7"
+        echo "# stream --seed 42 --max-tokens 48 --programs 4 \"Count the ways.\", simulated engine"
         streams "stream$kind"
         echo "# hello \"Why is the sky blue?\""
         hello "hello$kind"

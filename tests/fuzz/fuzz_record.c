@@ -107,11 +107,41 @@ static void judge_prompt(enum wire_verdict verdict, const struct wire_submit *su
     must(valid == (verdict == WIRE_OK));
 }
 
+/* What was let through is what programs rely on. */
+static void judge_lists(const uint8_t *copy, const struct wire_spec *spec,
+                        const struct wire_parts *parts, const struct wire_limits *limits)
+{
+    uint32_t stops_count = 0;
+    must(parts->stop_tokens_off == parts->biases_off + spec->biases_count * 8u);
+    must(parts->stops_off == parts->stop_tokens_off + spec->stop_tokens_count * 4u);
+    must(parts->stops_off + spec->stops_bytes <= parts->prompt_off);
+    must(spec->biases_count <= DYNASOR_BIASES_MAX);
+    must(spec->stop_tokens_count <= DYNASOR_STOP_TOKENS_MAX);
+    for (uint32_t i = 0; i < spec->biases_count + spec->stop_tokens_count; i++) {
+        uint32_t token, at = i < spec->biases_count
+                                 ? parts->biases_off + 8 * i
+                                 : parts->stop_tokens_off + 4 * (i - spec->biases_count);
+        memcpy(&token, copy + at, 4);
+        must(token < limits->vocabulary_count);
+    }
+    for (uint32_t at = 0; at < spec->stops_bytes; stops_count++) {
+        uint8_t length = copy[parts->stops_off + at];
+        must(length >= 1 && length <= DYNASOR_STOP_BYTES_MAX);
+        at += 1u + length;
+        must(at <= spec->stops_bytes);
+    }
+    must(stops_count <= DYNASOR_STOPS_MAX);
+    if (spec->flags & WIRE_SPEC_SAMPLING)
+        must(spec->temperature >= 0 && spec->top_p > 0 && spec->top_p <= 1 &&
+             spec->repetition_penalty > 0);
+}
+
 static void run_payload(const struct wire_submit *submit, const uint8_t *arena,
                         const struct wire_limits *limits)
 {
     struct wire_fault fault = {0};
     struct wire_spec spec;
+    struct wire_parts parts = {0};
     uint32_t prompt_off = 0, bytes = submit->bytes;
     uint8_t *copy = malloc(bytes ? bytes : 1);
     if (!copy)
@@ -119,15 +149,18 @@ static void run_payload(const struct wire_submit *submit, const uint8_t *arena,
     if (submit->flags & WIRE_SUBMIT_PAYLOAD) {
         memcpy(copy, arena + submit->u.payload.offset, bytes);
         enum wire_verdict verdict =
-            wire_check_payload(submit, copy, limits, &spec, &prompt_off, &fault);
+            wire_check_payload(submit, copy, limits, &spec, &parts, &fault);
         if (verdict != WIRE_OK) {
             judge_fault(verdict, &fault);
             free(copy);
             return;
         }
-        must(prompt_off >= sizeof spec && prompt_off <= bytes && prompt_off % 8 == 0);
-        must(spec.spec_bytes == prompt_off && prompt_off <= WIRE_SPEC_BYTES_MAX);
-        must(zero(copy + sizeof spec, prompt_off - sizeof spec));
+        prompt_off = parts.prompt_off;
+        must(prompt_off >= WIRE_SPEC_BYTES_MIN && prompt_off <= bytes && prompt_off % 8 == 0);
+        must(spec.spec_bytes <= WIRE_SPEC_BYTES_MAX && parts.biases_off == spec.spec_bytes);
+        if (spec.spec_bytes > sizeof spec)
+            must(zero(copy + sizeof spec, spec.spec_bytes - sizeof spec));
+        judge_lists(copy, &spec, &parts, limits);
         must(spec.resume_tokens <= submit->max_tokens);
         must(spec.resume_text_bytes <= (uint64_t)submit->max_tokens * 256);
         must(bytes - prompt_off <= limits->prompt_bytes_max);

@@ -16,9 +16,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/base/rng.h"
 #include "daemon/program/program.h"
+#include "daemon/text/codec.h"
 
 #define PLACES_MAX 12u
+#define TOKENS_MAX 4096u /* of a step: more than all prompts have */
 #define SCRIPT_BYTES_MAX 1024u /* longer ones are slow and show nothing else */
 #define REQUIRE(condition)                                                                         \
     do {                                                                                           \
@@ -38,6 +41,7 @@ struct rig {
     struct script script;
     struct engine *engine;
     struct engine *oracle; /* computes single rows */
+    struct engine_batch *single;
     struct sched *sched;
     uint64_t now_ns;
     uint32_t places; /* sequences, or programs */
@@ -54,11 +58,15 @@ static uint8_t next_u8(struct script *s)
 
 static uint32_t token_alone(struct rig *r, uint64_t seed, uint32_t branch, uint32_t position)
 {
-    struct engine_row row = {.seed = seed, .branch = branch, .position = position};
-    struct engine_row *done;
-    REQUIRE(engine_post(r->oracle, &row, 1, 0) == ENGINE_OK);
-    REQUIRE(engine_next(r->oracle, &done, UINT64_MAX) == 1);
-    return row.token;
+    r->single->rows_count = r->single->tokens_count = 1;
+    r->single->rows[0] =
+        (struct engine_row){.tokens_count = 1,
+                            .want = ENGINE_WANT_TOKEN,
+                            .sampling = {.forced_token = OPS_NONE,
+                                         .random = rng_u32(seed, branch, position)}};
+    REQUIRE(engine_post(r->oracle, r->single, 0) == ENGINE_OK);
+    REQUIRE(engine_next(r->oracle, UINT64_MAX) == r->single);
+    return r->single->outputs[0].sampled.token;
 }
 
 /* Time passes: not at all, a little, or until there is something to do. */
@@ -125,12 +133,15 @@ static void seq_add(struct rig *r, struct model *m, uint8_t what)
 {
     struct model_seq add = {
         .alive = true, .user = m->users_count, .seed = what & 3, .branch = what >> 7};
-    uint32_t seq = sched_add(r->sched, &(struct sched_seq_args){.seed = add.seed,
-                                                                .branch = add.branch,
-                                                                .prompt_tokens = what & 31,
-                                                                .user = add.user});
-    REQUIRE((seq == SCHED_NONE) == (m->alive_count == r->places));
-    if (seq == SCHED_NONE)
+    uint32_t seq;
+    int code = sched_add(r->sched,
+                         &(struct sched_seq_args){.seed = add.seed,
+                                                  .branch = add.branch,
+                                                  .prompt_tokens = 1 + (what & 31),
+                                                  .user = add.user},
+                         &seq);
+    REQUIRE(code == (m->alive_count == r->places ? SCHED_E_FULL : SCHED_OK));
+    if (code != SCHED_OK)
         return;
     REQUIRE(seq < r->places && !m->seq[seq].alive);
     m->seq[seq] = add;
@@ -170,7 +181,7 @@ static void results_read(struct rig *r, struct model *m)
     while (sched_next(r->sched, &result)) {
         REQUIRE(row_expect(m, &s));
         REQUIRE(result.user == s->user && result.position == s->position);
-        REQUIRE(result.token == token_alone(r, s->seed, s->branch, s->position));
+        REQUIRE(result.sampled.token == token_alone(r, s->seed, s->branch, s->position));
         s->position++;
         uint8_t what = next_u8(&r->script);
         if ((what & 7) == 1)
@@ -196,7 +207,8 @@ static void sched_step(struct rig *r, struct model *m)
 {
     bool in_flight = m->rows_count > 0;
     uint64_t due_ns = sched_due_ns(r->sched);
-    uint64_t steps_count = sched_steps_count(r->sched);
+    struct sched_stats before, after;
+    sched_stats(r->sched, &before);
     REQUIRE(in_flight ? due_ns != 0 && due_ns != UINT64_MAX
                       : due_ns == (m->queue_count ? 0 : UINT64_MAX));
     for (uint32_t i = 0; !in_flight && i < m->queue_count && i < r->rows_max; i++)
@@ -204,7 +216,8 @@ static void sched_step(struct rig *r, struct model *m)
     if (!in_flight && m->queue_count > r->rows_max) /* who had to wait comes first next time */
         queue_rotate(m, r->rows_max);
     uint32_t work = sched_poll(r->sched, r->now_ns);
-    REQUIRE(sched_steps_count(r->sched) == steps_count + (!in_flight && m->rows_count));
+    sched_stats(r->sched, &after);
+    REQUIRE(after.steps_count == before.steps_count + (!in_flight && m->rows_count));
     /* A step in flight has its due time in the future; collected, the next is due now or never. */
     due_ns = sched_due_ns(r->sched);
     bool collected = m->rows_count && (due_ns == 0 || due_ns == UINT64_MAX);
@@ -266,7 +279,7 @@ static bool model_paused(const struct program_view *v)
 {
     return v->state < DYNASOR_STATE_DONE &&
            (v->tokens_count - v->tokens_taken >= PROGRAM_BUFFER_TOKENS ||
-            v->text_bytes_count - v->text_bytes_taken >= PROGRAM_BUFFER_BYTES);
+            v->text_bytes_count - v->text_bytes_taken > PROGRAM_BUFFER_BYTES - CODEC_PUSH_BYTES_MAX);
 }
 
 static void sizes_check(const struct program_view *v)
@@ -336,7 +349,9 @@ static void programs_step(struct rig *r, struct model_programs *m)
 static void submit(struct rig *r, struct model_programs *m, uint8_t what)
 {
     uint8_t more = next_u8(&r->script);
+    static const uint8_t prompt[256];
     struct program_spec spec = {.seed = what & 3,
+                                .prompt = prompt,
                                 .streams = 1 + (what >> 2) % 3,
                                 .max_tokens = 1 + (more & 127),
                                 .prompt_bytes = 4 + (what >> 4) * 4u,
@@ -401,7 +416,10 @@ static void news_read(struct rig *r, struct model_programs *m, uint8_t limit)
 static void run_programs(struct rig *r)
 {
     struct model_programs m = {0};
-    REQUIRE(programs_new(r->places, r->sched, &m.programs) == 0);
+    REQUIRE(programs_new(&(struct programs_config){.programs_max = r->places,
+                                                   .context_tokens = UINT32_MAX,
+                                                   .prompt_bytes_max = 4096},
+                         r->sched, &m.programs) == 0);
     while (r->script.left) {
         uint8_t op = next_u8(&r->script), what = next_u8(&r->script);
         uint32_t handle = what % r->places;
@@ -449,10 +467,19 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     uint8_t half = next_u8(&r.script), sizes = next_u8(&r.script);
     r.places = 1 + sizes % PLACES_MAX;
     r.rows_max = 1 + (sizes >> 4) % PLACES_MAX;
-    struct engine_config config = {
-        .step_ns = 10, .prefill_ns_per_token = 1, .seed = half >> 1, .rows_max = r.rows_max};
-    struct sched_config sched_config = {.seqs_max = r.places, .rows_max = r.rows_max};
-    REQUIRE(engine_open(&config, &r.engine) == 0 && engine_open(&config, &r.oracle) == 0);
+    struct engine_config config = {.simulate = true,
+                                   .sim_step_ns = 10,
+                                   .sim_prefill_ns_per_token = 1,
+                                   .rows_max = r.rows_max,
+                                   .tokens_max = TOKENS_MAX};
+    struct sched_config sched_config = {.seqs_max = r.places,
+                                        .groups_max = r.places,
+                                        .rows_max = r.rows_max,
+                                        .tokens_max = TOKENS_MAX};
+    char message[ENGINE_MESSAGE_BYTES];
+    REQUIRE(engine_open(&config, message, &r.engine) == 0);
+    REQUIRE(engine_open(&config, message, &r.oracle) == 0);
+    REQUIRE(engine_batch_new(r.oracle, &r.single) == 0);
     REQUIRE(sched_new(&sched_config, r.engine, &r.sched) == 0);
     if (half & 1)
         run_programs(&r);
@@ -460,6 +487,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         run_sched(&r);
     sched_free(r.sched);
     engine_close(r.engine);
+    engine_batch_free(r.single);
     engine_close(r.oracle);
     return 0;
 }

@@ -153,13 +153,13 @@ struct bad_record {
 
 static void to_payload(union wire_record *r, uint8_t *arena, uint32_t prompt_bytes)
 {
-    struct wire_spec spec = {.spec_bytes = sizeof spec};
+    struct wire_spec spec = {.spec_bytes = WIRE_SPEC_BYTES_MIN}; /* the least that is one */
 
-    memcpy(arena, &spec, sizeof spec);
-    memset(arena + sizeof spec, 'q', prompt_bytes);
+    memcpy(arena, &spec, WIRE_SPEC_BYTES_MIN);
+    memset(arena + WIRE_SPEC_BYTES_MIN, 'q', prompt_bytes);
     r->submit.flags |= WIRE_SUBMIT_PAYLOAD;
     memset(&r->submit.u, 0, sizeof r->submit.u);
-    r->submit.bytes = (uint32_t)sizeof spec + prompt_bytes;
+    r->submit.bytes = WIRE_SPEC_BYTES_MIN + prompt_bytes;
 }
 
 #define SPOIL(name, ...)                                                                           \
@@ -187,7 +187,7 @@ SPOIL(tokens_big, r->submit.flags = WIRE_SUBMIT_PROMPT_TOKENS; r->submit.bytes =
 SPOIL(spec_small, to_payload(r, arena, 100); arena[0] = 8;)
 SPOIL(spec_odd, to_payload(r, arena, 100); arena[0] = 20;)
 SPOIL(spec_large, to_payload(r, arena, 100); arena[1] = 0x10;)
-SPOIL(spec_newer, to_payload(r, arena, 100); arena[0] = 24;)
+SPOIL(spec_newer, to_payload(r, arena, 100); arena[0] = 64;)
 SPOIL(resume_tokens, to_payload(r, arena, 100); arena[4] = 0xff; arena[5] = 0xff;)
 SPOIL(resume_text, to_payload(r, arena, 100); arena[15] = 1;)
 SPOIL(op_0, r->submit.op = 0;)
@@ -232,7 +232,7 @@ static const struct bad_record refusals[] = {
     {"spec 8", spec_small, DYNASOR_E_INVALID, F(SPEC_SIZE), 16, 116, 8},
     {"spec 20", spec_odd, DYNASOR_E_INVALID, F(SPEC_SIZE), 16, 116, 20},
     {"spec 4112", spec_large, DYNASOR_E_INVALID, F(SPEC_SIZE), 16, 116, 4112},
-    {"a newer spec", spec_newer, DYNASOR_E_UNSUPPORTED, F(SPEC_SIZE), 16, 16, 24},
+    {"a newer spec", spec_newer, DYNASOR_E_UNSUPPORTED, F(SPEC_SIZE), 56, 56, 64},
     {"resume_tokens", resume_tokens, DYNASOR_E_INVALID, F(RESUME_TOKENS), 0, 10, 65535},
     {"resume_text_bytes", resume_text, DYNASOR_E_INVALID, F(RESUME_TEXT_BYTES), 0, 2560,
      1ull << 56},

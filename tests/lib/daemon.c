@@ -58,8 +58,11 @@ void daemon_configure(struct test_daemon *d, const struct daemon_options *option
     CHECK(file != NULL, "%s: %s", d->config_path, strerror(errno));
     (void)fprintf(file, "[daemon]\nsocket_path = %s\ncontrol_path = %s\n%s", d->socket_path,
                   d->control_path, options->daemon ? options->daemon : "");
-    (void)fprintf(file, "[quota]\n%s[engine]\n%s[limits]\n%s", options->quota ? options->quota : "",
-                  options->engine ? options->engine : "", options->limits ? options->limits : "");
+    const char *engine = options->engine ? options->engine : "";
+    (void)fprintf(file, "[quota]\n%s[engine]\n%s%s[limits]\n%s",
+                  options->quota ? options->quota : "",
+                  strstr(engine, "policy") ? "" : "simulate = 1\n", engine,
+                  options->limits ? options->limits : "");
     CHECK(fclose(file) == 0, "%s: %s", d->config_path, strerror(errno));
     d->descriptors_max = options->descriptors_max;
 }

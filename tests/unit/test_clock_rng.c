@@ -72,26 +72,6 @@ static void rng_is_philox_of_seed_branch_and_position(void **state)
     }
 }
 
-static void rng_below_stays_below_and_reaches_everything(void **state)
-{
-    static const uint32_t bounds[] = {1, 2, 3, 32, 1000};
-    (void)state;
-    for (size_t b = 0; b < sizeof bounds / sizeof bounds[0]; b++) {
-        unsigned seen[1000] = {0};
-        uint32_t tries = bounds[b] * 100;
-        for (uint32_t i = 0; i < tries; i++) {
-            uint32_t n = rng_below(seed, 0, i, bounds[b]);
-            assert_true(n < bounds[b]);
-            seen[n]++;
-        }
-        /* 100 expected each, standard deviation 10: seven of them are not reached by chance. */
-        for (uint32_t n = 0; n < bounds[b]; n++)
-            assert_in_range(seen[n], 30, 170);
-    }
-    for (uint32_t i = 0; i < 1000; i++)
-        assert_true(rng_below(seed, 1, i, UINT32_MAX) < UINT32_MAX);
-}
-
 static void clock_is_the_monotonic_one_in_nanoseconds(void **state)
 {
     struct timespec before, after;
@@ -119,7 +99,6 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rng_second_implementation_gives_the_published_vectors),
         cmocka_unit_test(rng_is_philox_of_seed_branch_and_position),
-        cmocka_unit_test(rng_below_stays_below_and_reaches_everything),
         cmocka_unit_test(clock_is_the_monotonic_one_in_nanoseconds),
         cmocka_unit_test(clock_never_goes_back),
     };

@@ -174,10 +174,14 @@ static void config_documented_ranges(void **unused)
         {"quota.region_bytes", 1, 1ull << 40, 268435456},
         {"quota.programs", 1, 1048576, 1024},
         {"quota.queued_bytes", 1, 1ull << 40, 67108864},
+        {"engine.ranks", 1, 4, 1},
+        {"engine.threads", 0, 1024, 0},
+        {"engine.context_tokens", 0, 1048576, 0},
+        {"engine.kv_bytes", 1048576, 1ull << 40, 1073741824},
+        {"engine.batch_rows_max", 1, 4096, 256},
+        {"engine.batch_tokens_max", 16, 16384, 512},
         {"engine.sim_step_ns", 0, 1000000000, 2000000},
         {"engine.sim_prefill_ns_per_token", 0, 1000000, 1000},
-        {"engine.batch_rows_max", 1, 4096, 256},
-        {"engine.seed", 0, UINT64_MAX, 0},
     };
     struct daemon_config config;
     uint32_t count = 0, numbers = 0;
@@ -370,14 +374,18 @@ static void random_value(struct rng *rng, const struct config_option *option, ch
     case CONFIG_LEVEL:
         (void)snprintf(text, 160, "%s", log_level_name((enum log_level)number));
         break;
+    case CONFIG_SWITCH:
+        (void)snprintf(text, 160, "%llu", (unsigned long long)number);
+        break;
+    case CONFIG_DIRECTORY:
     case CONFIG_PATH_NAME:
     case CONFIG_GROUP_NAME:
-        length = (size_t)number;
+        length = (size_t)number < 159 ? (size_t)number : 159;
         for (size_t i = 0; i < length; i++) {
             text[i] = letters[rng_below(rng, sizeof(letters) - 1)];
         }
         text[length] = '\0';
-        if (option->type == CONFIG_PATH_NAME) {
+        if (length > 0 && option->type != CONFIG_GROUP_NAME) {
             text[0] = '/';
         }
         break;

@@ -74,7 +74,7 @@ expect 3 --socket "/$(printf 'x%.0s' {1..106})" status # the longest path there 
 expect 3 --socket "$socket" status --watch 1           # the first look must succeed
 
 start() { # extra options
-    "$DYN_BUILD/bin/dynasord" --config /dev/null --set daemon.socket_path="$folder/dynasor.sock" \
+    "$DYN_BUILD/bin/dynasord" --config /dev/null --simulate --set daemon.socket_path="$folder/dynasor.sock" \
         --set daemon.control_path="$socket" --set daemon.clients_max=16 "$@" >>"$folder/log" 2>&1 &
     daemon_pid=$!
     answers() { "$ctl" --socket "$socket" status >/dev/null 2>&1 || ! kill -0 "$daemon_pid"; }

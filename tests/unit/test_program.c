@@ -17,6 +17,7 @@
 #define STEP_NS 1000u
 #define PREFILL_NS 10u
 #define TOKENS_MAX 512u
+#define STEP_TOKENS_MAX 4096u /* more than all prompts have */
 
 struct rig {
     struct engine *engine;
@@ -44,17 +45,25 @@ struct reader {
 static void rig_open(struct rig *r, struct sizes sizes)
 {
     *r = (struct rig){.now_ns = 1};
-    assert_int_equal(engine_open(&(struct engine_config){.step_ns = STEP_NS,
-                                                         .prefill_ns_per_token = PREFILL_NS,
-                                                         .seed = 5,
-                                                         .rows_max = sizes.rows_max},
-                                 &r->engine),
+    char message[ENGINE_MESSAGE_BYTES];
+    assert_int_equal(engine_open(&(struct engine_config){.simulate = true,
+                                                         .sim_step_ns = STEP_NS,
+                                                         .sim_prefill_ns_per_token = PREFILL_NS,
+                                                         .rows_max = sizes.rows_max,
+                                                         .tokens_max = STEP_TOKENS_MAX},
+                                 message, &r->engine),
                      0);
-    assert_int_equal(
-        sched_new(&(struct sched_config){.seqs_max = sizes.seqs_max, .rows_max = sizes.rows_max},
-                  r->engine, &r->sched),
-        0);
-    assert_int_equal(programs_new(sizes.programs_max, r->sched, &r->programs), 0);
+    assert_int_equal(sched_new(&(struct sched_config){.seqs_max = sizes.seqs_max,
+                                                      .groups_max = sizes.programs_max,
+                                                      .rows_max = sizes.rows_max,
+                                                      .tokens_max = STEP_TOKENS_MAX},
+                               r->engine, &r->sched),
+                     0);
+    assert_int_equal(programs_new(&(struct programs_config){.programs_max = sizes.programs_max,
+                                                            .context_tokens = UINT32_MAX,
+                                                            .prompt_bytes_max = 4096},
+                                  r->sched, &r->programs),
+                     0);
 }
 
 static void rig_close(struct rig *r)
@@ -79,8 +88,12 @@ static bool step(struct rig *r)
 
 static struct program_spec spec_of(uint64_t seed, uint32_t max_tokens)
 {
-    return (struct program_spec){
-        .seed = seed, .streams = DYNASOR_STREAM_ALL, .max_tokens = max_tokens, .prompt_bytes = 4};
+    static const uint8_t prompt[400];
+    return (struct program_spec){.seed = seed,
+                                 .streams = DYNASOR_STREAM_ALL,
+                                 .max_tokens = max_tokens,
+                                 .prompt = prompt,
+                                 .prompt_bytes = 4};
 }
 
 static uint32_t submit(struct rig *r, uint64_t seed, uint32_t max_tokens)
@@ -163,7 +176,7 @@ static void program_is_queued_then_running_then_done(void **state)
     assert_int_equal(view(&r, h)->tokens_taken, 0); /* what was not taken is still there */
     assert_int_equal(stats(&r).active_count, 0);
     assert_int_equal(stats(&r).tokens_count, 3);
-    assert_int_equal(stats(&r).steps_count, 3);
+    assert_int_equal(stats(&r).sched.steps_count, 3);
     assert_false(step(&r));
     program_free(r.programs, h);
     rig_close(&r);
@@ -194,7 +207,7 @@ static void program_prompt_of_tokens_costs_a_quarter_of_its_bytes(void **state)
         (void)program_submit(r.programs, &spec);
         (void)programs_poll(r.programs, 1);
         assert_int_equal(programs_due_ns(r.programs),
-                         1 + STEP_NS + (tokens ? 100 : 400) * PREFILL_NS);
+                         1 + STEP_NS + (tokens ? 99 : 399) * PREFILL_NS);
         rig_close(&r);
     }
 }
@@ -219,7 +232,8 @@ static void program_a_stream_not_asked_for_counts_as_taken(void **state)
             assert_int_equal(v->tokens_taken, streams & DYNASOR_STREAM_TOKENS ? 0 : i);
             assert_int_equal(v->text_bytes_taken, streams & DYNASOR_STREAM_TEXT ? 0 : i);
         }
-        assert_true(view(&r, h)->paused); /* what was asked for is full */
+        /* What was asked for is full; of text there is room for more than a byte a token. */
+        assert_int_equal(view(&r, h)->paused, (streams & DYNASOR_STREAM_TOKENS) != 0);
         rig_close(&r);
     }
 }
@@ -316,13 +330,13 @@ static void program_with_one_stream_full_stays_paused(void **state)
     uint32_t h = submit(&r, 8, 200);
     while (step(&r))
         ;
-    program_consume(r.programs, h, 64, 0);
+    program_consume(r.programs, h, 0, 64);
     assert_true(view(&r, h)->paused);
     assert_false(step(&r));
-    program_consume(r.programs, h, 64, 1);
+    program_consume(r.programs, h, 1, 64);
     assert_false(view(&r, h)->paused);
     assert_true(step(&r));
-    assert_true(view(&r, h)->paused); /* room for one text byte it was */
+    assert_true(view(&r, h)->paused); /* room for one token it was */
     program_consume(r.programs, h, 65, 65);
     assert_int_equal(stats(&r).paused_count, 0);
     rig_close(&r);
@@ -472,46 +486,63 @@ static void program_freed_in_flight_leaves_its_place_clean(void **state)
 
 /* ---- limits ------------------------------------------------------------------------------------- */
 
-static void program_none_when_programs_or_sequences_are_taken(void **state)
+static void program_none_when_programs_are_taken(void **state)
 {
-    static const struct sizes sizes[] = {{3, 8, 8}, {8, 3, 8}};
+    struct rig r;
+    struct program_spec spec = spec_of(1, 5);
+    uint32_t h[3];
     (void)state;
-    for (size_t i = 0; i < COUNT_OF(sizes); i++) {
-        struct rig r;
-        struct program_spec spec = spec_of(1, 5);
-        uint32_t h[3];
-        rig_open(&r, sizes[i]);
-        for (int n = 0; n < 3; n++)
-            h[n] = submit(&r, 1, 5);
-        assert_int_equal(program_submit(r.programs, &spec), PROGRAM_NONE);
-        assert_int_equal(program_submit(r.programs, &spec), PROGRAM_NONE);
-        assert_int_equal(stats(&r).active_count, 3);
-        program_free(r.programs, h[1]);
-        assert_int_not_equal(program_submit(r.programs, &spec), PROGRAM_NONE);
-        assert_int_equal(program_submit(r.programs, &spec), PROGRAM_NONE);
-        assert_int_equal(stats(&r).active_count, 3);
-        while (step(&r))
-            ;
-        assert_int_equal(stats(&r).active_count, 0);
-        rig_close(&r);
-    }
+    rig_open(&r, (struct sizes){3, 8, 8});
+    for (int n = 0; n < 3; n++)
+        h[n] = submit(&r, 1, 5);
+    assert_int_equal(program_submit(r.programs, &spec), PROGRAM_NONE);
+    assert_int_equal(program_submit(r.programs, &spec), PROGRAM_NONE);
+    assert_int_equal(stats(&r).active_count, 3);
+    program_free(r.programs, h[1]);
+    assert_int_not_equal(program_submit(r.programs, &spec), PROGRAM_NONE);
+    assert_int_equal(program_submit(r.programs, &spec), PROGRAM_NONE);
+    assert_int_equal(stats(&r).active_count, 3);
+    while (step(&r))
+        ;
+    assert_int_equal(stats(&r).active_count, 0);
+    rig_close(&r);
+}
+
+static void program_waits_queued_while_sequences_are_taken_first_come_first(void **state)
+{
+    struct rig r;
+    uint32_t h[4];
+    (void)state;
+    rig_open(&r, (struct sizes){8, 1, 8});
+    for (uint32_t i = 0; i < 4; i++)
+        h[i] = submit(&r, i, 5);
+    program_free(r.programs, h[1]); /* while it waits */
+    static const uint32_t order[] = {0, 2, 3};
+    for (uint32_t i = 0; i < 3; i++)
+        for (uint32_t n = 1; n <= 5; n++) {
+            assert_true(step(&r));
+            assert_int_equal(view(&r, h[order[i]])->tokens_count, n);
+            for (uint32_t later = i + 1; later < 3; later++)
+                assert_int_equal(view(&r, h[order[later]])->state, DYNASOR_STATE_QUEUED);
+        }
+    assert_false(step(&r));
+    assert_int_equal(stats(&r).active_count, 0);
+    rig_close(&r);
 }
 
 /* An ended program keeps its handle until it is freed, but not its sequence. */
 static void program_ended_gives_its_sequence_back_and_keeps_its_handle(void **state)
 {
     struct rig r;
-    struct program_spec spec = spec_of(1, 5);
     (void)state;
     rig_open(&r, (struct sizes){2, 1, 1});
     uint32_t first = submit(&r, 1, 1);
-    assert_int_equal(program_submit(r.programs, &spec), PROGRAM_NONE);
     assert_true(step(&r));
-    uint32_t second = program_submit(r.programs, &spec);
-    assert_int_not_equal(second, PROGRAM_NONE);
+    uint32_t second = submit(&r, 1, 5);
     assert_int_not_equal(second, first);
-    assert_int_equal(program_submit(r.programs, &spec), PROGRAM_NONE);
     assert_int_equal(view(&r, first)->state, DYNASOR_STATE_DONE);
+    assert_true(step(&r));
+    assert_int_equal(view(&r, second)->state, DYNASOR_STATE_RUNNING);
     rig_close(&r);
 }
 
@@ -596,7 +627,8 @@ int main(void)
         cmocka_unit_test(program_end_after_done_leaves_the_output),
         cmocka_unit_test(program_ended_while_paused_is_paused_no_more),
         cmocka_unit_test(program_freed_in_flight_leaves_its_place_clean),
-        cmocka_unit_test(program_none_when_programs_or_sequences_are_taken),
+        cmocka_unit_test(program_none_when_programs_are_taken),
+        cmocka_unit_test(program_waits_queued_while_sequences_are_taken_first_come_first),
         cmocka_unit_test(program_ended_gives_its_sequence_back_and_keeps_its_handle),
         cmocka_unit_test(program_news_are_named_once_and_in_order),
         cmocka_unit_test(program_misuse_stops_the_process),

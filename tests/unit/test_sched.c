@@ -15,6 +15,7 @@
 #define STEP_NS 1000u
 #define PREFILL_NS 10u
 #define RESULTS_MAX 16u
+#define TOKENS_MAX 4096u /* of a step: more than all prompts have */
 
 struct rig {
     struct engine *engine;
@@ -26,12 +27,18 @@ struct rig {
 static void rig_open(struct rig *r, uint32_t seqs_max, uint32_t rows_max)
 {
     *r = (struct rig){.now_ns = 1};
-    assert_int_equal(engine_open(&(struct engine_config){.step_ns = STEP_NS,
-                                                         .prefill_ns_per_token = PREFILL_NS,
-                                                         .rows_max = rows_max},
-                                 &r->engine),
+    char message[ENGINE_MESSAGE_BYTES];
+    assert_int_equal(engine_open(&(struct engine_config){.simulate = true,
+                                                         .sim_step_ns = STEP_NS,
+                                                         .sim_prefill_ns_per_token = PREFILL_NS,
+                                                         .rows_max = rows_max,
+                                                         .tokens_max = TOKENS_MAX},
+                                 message, &r->engine),
                      0);
-    assert_int_equal(sched_new(&(struct sched_config){.seqs_max = seqs_max, .rows_max = rows_max},
+    assert_int_equal(sched_new(&(struct sched_config){.seqs_max = seqs_max,
+                                                      .groups_max = seqs_max,
+                                                      .rows_max = rows_max,
+                                                      .tokens_max = TOKENS_MAX},
                                r->engine, &r->sched),
                      0);
 }
@@ -42,9 +49,26 @@ static void rig_close(struct rig *r)
     engine_close(r->engine);
 }
 
+/* SCHED_NONE: no room. */
+static uint32_t add_prompt(struct rig *r, uint32_t user, uint32_t prompt_tokens)
+{
+    uint32_t seq;
+    struct sched_seq_args args = {.seed = user, .user = user, .prompt_tokens = prompt_tokens};
+    int code = sched_add(r->sched, &args, &seq);
+    assert_true(code == SCHED_OK || code == SCHED_E_FULL);
+    return code == SCHED_OK ? seq : SCHED_NONE;
+}
+
 static uint32_t add(struct rig *r, uint32_t user)
 {
-    return sched_add(r->sched, &(struct sched_seq_args){.seed = user, .user = user});
+    return add_prompt(r, user, 1);
+}
+
+static uint64_t steps_count(const struct rig *r)
+{
+    struct sched_stats stats;
+    sched_stats(r->sched, &stats);
+    return stats.steps_count;
 }
 
 static uint32_t drain(struct rig *r)
@@ -94,7 +118,7 @@ static void sched_without_sequences_is_idle(void **state)
     rig_open(&r, 4, 4);
     assert_int_equal(sched_due_ns(r.sched), UINT64_MAX);
     assert_int_equal(sched_poll(r.sched, r.now_ns), 0);
-    assert_int_equal(sched_steps_count(r.sched), 0);
+    assert_int_equal(steps_count(&r), 0);
     assert_int_equal(drain(&r), 0);
     rig_close(&r);
     sched_free(NULL);
@@ -112,7 +136,7 @@ static void sched_results_come_in_order_of_arrival_with_positions_from_zero(void
         for (uint32_t user = 0; user < 5; user++)
             expect(&r, user, user, position);
     }
-    assert_int_equal(sched_steps_count(r.sched), 20);
+    assert_int_equal(steps_count(&r), 20);
     rig_close(&r);
 }
 
@@ -144,10 +168,10 @@ static void sched_a_prompt_is_paid_for_once_in_its_first_step(void **state)
     struct rig r;
     (void)state;
     rig_open(&r, 4, 4);
-    (void)sched_add(r.sched, &(struct sched_seq_args){.prompt_tokens = 30, .user = 1});
-    (void)sched_add(r.sched, &(struct sched_seq_args){.prompt_tokens = 12, .user = 2});
+    (void)add_prompt(&r, 1, 30);
+    (void)add_prompt(&r, 2, 12);
     post(&r);
-    assert_int_equal(sched_due_ns(r.sched), r.now_ns + STEP_NS + 42 * PREFILL_NS);
+    assert_int_equal(sched_due_ns(r.sched), r.now_ns + STEP_NS + 40 * PREFILL_NS);
     assert_int_equal(collect(&r), 2);
     post(&r);
     assert_int_equal(sched_due_ns(r.sched), r.now_ns + STEP_NS);
@@ -160,7 +184,7 @@ static void sched_a_prompt_paused_before_its_first_step_is_still_owed(void **sta
     struct rig r;
     (void)state;
     rig_open(&r, 4, 4);
-    uint32_t seq = sched_add(r.sched, &(struct sched_seq_args){.prompt_tokens = 30, .user = 1});
+    uint32_t seq = add_prompt(&r, 1, 30);
     (void)add(&r, 2);
     sched_pause(r.sched, seq);
     post(&r);
@@ -168,7 +192,7 @@ static void sched_a_prompt_paused_before_its_first_step_is_still_owed(void **sta
     assert_int_equal(collect(&r), 1);
     sched_resume(r.sched, seq);
     post(&r);
-    assert_int_equal(sched_due_ns(r.sched), r.now_ns + STEP_NS + 30 * PREFILL_NS);
+    assert_int_equal(sched_due_ns(r.sched), r.now_ns + STEP_NS + 29 * PREFILL_NS);
     assert_int_equal(collect(&r), 2);
     expect(&r, 0, 2, 1);
     expect(&r, 1, 1, 0);
@@ -282,11 +306,10 @@ static void sched_a_reused_place_in_flight_starts_unpaused_and_owes_its_prompt(v
     post(&r);
     sched_pause(r.sched, seq);
     sched_remove(r.sched, seq);
-    assert_int_equal(sched_add(r.sched, &(struct sched_seq_args){.prompt_tokens = 5, .user = 2}),
-                     seq);
+    assert_int_equal(add_prompt(&r, 2, 5), seq);
     assert_int_equal(collect(&r), 0);
     post(&r);
-    assert_int_equal(sched_due_ns(r.sched), r.now_ns + STEP_NS + 5 * PREFILL_NS);
+    assert_int_equal(sched_due_ns(r.sched), r.now_ns + STEP_NS + 4 * PREFILL_NS);
     assert_int_equal(collect(&r), 1);
     expect(&r, 0, 2, 0);
     rig_close(&r);
@@ -344,7 +367,7 @@ static void sched_due_time_is_now_then_the_end_of_the_step(void **state)
     (void)add(&r, 2); /* joins the next step, not this one */
     assert_int_equal(sched_due_ns(r.sched), 5000 + STEP_NS);
     assert_int_equal(sched_poll(r.sched, 5000 + STEP_NS - 1), 0);
-    assert_int_equal(sched_steps_count(r.sched), 1);
+    assert_int_equal(steps_count(&r), 1);
     assert_int_equal(sched_poll(r.sched, 5000 + STEP_NS), 1); /* collected one */
     assert_int_equal(drain(&r), 1);
     assert_int_equal(sched_due_ns(r.sched), 0);
@@ -362,7 +385,7 @@ static void sched_tokens_are_the_same_alone_and_in_a_crowd(void **state)
     (void)add(&alone, 1);
     for (uint32_t i = 0; i < 50; i++) {
         assert_int_equal(step(&alone), 1);
-        token[i] = alone.got[0].token;
+        token[i] = alone.got[0].sampled.token;
     }
     rig_open(&crowd, 8, 3);
     (void)add(&crowd, 7);
@@ -376,7 +399,7 @@ static void sched_tokens_are_the_same_alone_and_in_a_crowd(void **state)
         for (uint32_t i = 0; i < count; i++)
             if (crowd.got[i].user == 1) {
                 assert_int_equal(crowd.got[i].position, seen);
-                assert_int_equal(crowd.got[i].token, token[seen]);
+                assert_int_equal(crowd.got[i].sampled.token, token[seen]);
                 seen++;
             }
     }

@@ -191,8 +191,8 @@ static void inline_prompt_bytes_are_held_to_their_range_and_the_rest_is_zero(voi
 static void payload_lies_in_the_arena_or_the_session_ends(void **state)
 {
     (void)state;
-    RECORD(submit_payload, submit.bytes = sizeof(struct wire_spec), OK);
-    RECORD(submit_payload, submit.bytes = sizeof(struct wire_spec) - 1, VIOLATION(PROMPT_BYTES));
+    RECORD(submit_payload, submit.bytes = WIRE_SPEC_BYTES_MIN, OK);
+    RECORD(submit_payload, submit.bytes = WIRE_SPEC_BYTES_MIN - 1, VIOLATION(PROMPT_BYTES));
     RECORD(submit_payload, submit.bytes = 0, VIOLATION(PROMPT_BYTES));
     RECORD(submit_payload, submit.bytes = ARENA + 1, VIOLATION(PROMPT_BYTES));
     RECORD(submit_payload, submit.bytes = UINT32_MAX, VIOLATION(PROMPT_BYTES));
@@ -251,18 +251,20 @@ static enum wire_verdict payload(uint32_t bytes, struct wire_spec spec, uint32_t
 {
     union wire_record r = submit_payload();
     struct wire_spec got;
-    uint32_t prompt_off = 0;
+    struct wire_parts parts = {0};
     uint8_t *copy = calloc(1, bytes);
     assert_non_null(copy);
-    memcpy(copy, &spec, sizeof spec);
+    /* A short spec ends where it says; what follows is the prompt. */
+    memcpy(copy, &spec, spec.spec_bytes < sizeof spec ? spec.spec_bytes : sizeof spec);
+    memcpy(copy, &spec.spec_bytes, sizeof spec.spec_bytes);
     if (extra_at)
         copy[extra_at] = 1;
     r.submit.bytes = bytes;
     r.submit.max_tokens = max_tokens;
     enum wire_verdict verdict =
-        wire_check_payload(&r.submit, copy, &limits, &got, &prompt_off, &fault);
+        wire_check_payload(&r.submit, copy, &limits, &got, &parts, &fault);
     if (verdict == WIRE_OK) {
-        assert_int_equal(prompt_off, spec.spec_bytes);
+        assert_int_equal(parts.prompt_off, spec.spec_bytes);
         assert_memory_equal(&got, &spec, sizeof got);
     }
     free(copy);
@@ -283,8 +285,9 @@ static void spec_is_held_to_its_ranges(void **state)
     expect(payload(64, SPEC(.spec_bytes = UINT32_MAX), 0, 10), REFUSED(SPEC_SIZE));
     expect(payload(8192, SPEC(.spec_bytes = WIRE_SPEC_BYTES_MAX), 0, 10), OK);
     expect(payload(8192, SPEC(.spec_bytes = WIRE_SPEC_BYTES_MAX + 8), 0, 10), REFUSED(SPEC_SIZE));
-    expect(payload(64, SPEC(.spec_bytes = 24), 23, 10), UNSUPPORTED(SPEC_SIZE));
-    expect(payload(64, SPEC(.spec_bytes = 24), 24, 10), OK); /* that byte is the prompt's */
+    expect(payload(128, SPEC(.spec_bytes = 64), 63, 10), UNSUPPORTED(SPEC_SIZE));
+    expect(payload(128, SPEC(.spec_bytes = 64), 64, 10), OK); /* that byte is the prompt's */
+    expect(payload(64, SPEC(.spec_bytes = 24), 24, 10), OK);
     expect(payload(64, SPEC(.spec_bytes = 16, .resume_tokens = 10), 0, 10), OK);
     expect(payload(64, SPEC(.spec_bytes = 16, .resume_tokens = 11), 0, 10), REFUSED(RESUME_TOKENS));
     expect(payload(64, SPEC(.spec_bytes = 16, .resume_text_bytes = 2560), 0, 10), OK);
@@ -295,6 +298,97 @@ static void spec_is_held_to_its_ranges(void **state)
     expect(payload(PROMPT_MAX + 16, SPEC(.spec_bytes = 16), 0, 10), OK);
     expect(payload(PROMPT_MAX + 17, SPEC(.spec_bytes = 16), 0, 10), REFUSED(PROMPT_BYTES));
     expect(payload(PROMPT_MAX + 24, SPEC(.spec_bytes = 24), 0, 10), OK);
+}
+
+/* Sampling numbers at and beyond each end of their ranges; without the flag they do not count. */
+static void sampling_is_held_to_its_ranges(void **state)
+{
+    static const struct {
+        size_t offset;
+        float low, below, high, above;
+        uint32_t field;
+    } cases[] = {
+        {offsetof(struct wire_spec, temperature), 0, -0.01f, 100, 100.1f,
+         DYNASOR_FIELD_TEMPERATURE},
+        {offsetof(struct wire_spec, top_p), 0.001f, 0, 1, 1.001f, DYNASOR_FIELD_TOP_P},
+        {offsetof(struct wire_spec, min_p), 0, -0.001f, 1, 1.001f, DYNASOR_FIELD_MIN_P},
+        {offsetof(struct wire_spec, repetition_penalty), 0.001f, 0, 100, 101,
+         DYNASOR_FIELD_REPETITION_PENALTY},
+        {offsetof(struct wire_spec, presence_penalty), -100, -101, 100, 101,
+         DYNASOR_FIELD_PRESENCE_PENALTY},
+        {offsetof(struct wire_spec, frequency_penalty), -100, -101, 100, 101,
+         DYNASOR_FIELD_FREQUENCY_PENALTY},
+    };
+    const float nan = __builtin_nanf("");
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const float values[5] = {cases[i].low, cases[i].high, cases[i].below, cases[i].above, nan};
+        for (uint32_t v = 0; v < 5; v++) {
+            struct wire_spec spec = {.spec_bytes = sizeof spec,
+                                     .flags = WIRE_SPEC_SAMPLING,
+                                     .top_p = 1,
+                                     .repetition_penalty = 1};
+            memcpy((char *)&spec + cases[i].offset, &values[v], sizeof(float));
+            assert_int_equal(payload(128, spec, 0, 10), v < 2 ? WIRE_OK : WIRE_REFUSE);
+            if (v >= 2)
+                assert_int_equal(fault.field, cases[i].field);
+            spec.flags = 0;
+            expect(payload(128, spec, 0, 10), OK);
+        }
+    }
+    expect(payload(128, SPEC(.spec_bytes = 56, .flags = 16), 0, 10), UNSUPPORTED(SPEC_FLAGS));
+}
+
+struct list_case {
+    uint16_t biases_count, stop_tokens_count, stops_bytes;
+    uint32_t token;      /* in every bias and stop token */
+    uint8_t stop_length; /* written before every stop */
+    uint32_t bytes;      /* of the payload */
+    int verdict;
+    uint32_t field;
+};
+
+static void lists_are_counted_and_held_to_their_ranges(void **state)
+{
+    static const struct list_case cases[] = {
+        {2, 2, 8, VOCABULARY - 1, 3, 128, WIRE_OK, 0},
+        {DYNASOR_BIASES_MAX, 0, 0, 1, 3, 4096, WIRE_OK, 0},
+        {DYNASOR_BIASES_MAX + 1, 0, 0, 1, 3, 4096, WIRE_REFUSE, DYNASOR_FIELD_BIASES},
+        {1, 0, 0, VOCABULARY, 3, 128, WIRE_REFUSE, DYNASOR_FIELD_BIAS_TOKEN},
+        {0, 1, 0, VOCABULARY, 3, 128, WIRE_REFUSE, DYNASOR_FIELD_STOP_TOKEN},
+        {0, DYNASOR_STOP_TOKENS_MAX + 1, 0, 1, 3, 128, WIRE_REFUSE, DYNASOR_FIELD_STOP_TOKENS},
+        {0, 0, 8, 1, 0, 128, WIRE_REFUSE, DYNASOR_FIELD_STOP_BYTES},
+        {0, 0, 8, 1, 8, 128, WIRE_REFUSE, DYNASOR_FIELD_STOP_BYTES}, /* one byte is missing */
+        {0, 0, 36, 1, 3, 128, WIRE_REFUSE, DYNASOR_FIELD_STOPS},     /* nine stops */
+        {60, 0, 0, 1, 3, 128, WIRE_REFUSE, DYNASOR_FIELD_SPEC_SIZE}, /* beyond the payload */
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const struct list_case *c = &cases[i];
+        struct wire_spec spec = {.spec_bytes = sizeof spec,
+                                 .biases_count = c->biases_count,
+                                 .stop_tokens_count = c->stop_tokens_count,
+                                 .stops_bytes = c->stops_bytes};
+        union wire_record r = submit_payload();
+        struct wire_spec got;
+        struct wire_parts parts;
+        uint8_t *copy = calloc(1, c->bytes);
+        assert_non_null(copy);
+        memcpy(copy, &spec, sizeof spec);
+        uint32_t at = sizeof spec;
+        for (uint32_t n = 0; n < c->biases_count && at + 8 <= c->bytes; n++, at += 8)
+            memcpy(copy + at, &(struct wire_bias){c->token, 1.5f}, 8);
+        for (uint32_t n = 0; n < c->stop_tokens_count && at + 4 <= c->bytes; n++, at += 4)
+            memcpy(copy + at, &c->token, 4);
+        for (uint32_t n = 0; n < c->stops_bytes; n += 4)
+            copy[at + n] = c->stop_length;
+        r.submit.bytes = c->bytes;
+        int verdict = (int)wire_check_payload(&r.submit, copy, &limits, &got, &parts, &fault);
+        assert_int_equal(verdict, c->verdict);
+        if (verdict != WIRE_OK)
+            assert_int_equal(fault.field, c->field);
+        free(copy);
+    }
 }
 
 static enum wire_verdict prompt(uint8_t flags, const void *bytes, uint32_t count)
@@ -448,6 +542,8 @@ int main(void)
         cmocka_unit_test(cancel_and_release_are_held_to_their_ranges),
         cmocka_unit_test(every_other_op_is_a_violation),
         cmocka_unit_test(spec_is_held_to_its_ranges),
+        cmocka_unit_test(sampling_is_held_to_its_ranges),
+        cmocka_unit_test(lists_are_counted_and_held_to_their_ranges),
         cmocka_unit_test(token_prompts_are_whole_and_in_the_vocabulary),
         cmocka_unit_test(prompt_bytes_are_held_to_their_range),
         cmocka_unit_test(utf8_is_what_rfc_3629_says),

@@ -19,7 +19,7 @@
 
 #define GOLDEN "tests/golden/abi-1.txt"
 #define LISTING_BYTES_MAX 65536u
-#define LAYOUT_HASH 0xceb8257a6e6c4735ull
+#define LAYOUT_HASH 0x057f8834b6e0381dull
 
 static char listing[LISTING_BYTES_MAX];
 static size_t listing_bytes;
@@ -72,7 +72,11 @@ static void put_records(void)
     F(wire_submit, seed), F(wire_submit, max_tokens), F(wire_submit, bytes);
     F(wire_submit, u.prompt), F(wire_submit, u.payload.offset), F(wire_submit, u.payload.reserved);
     S(wire_spec), F(wire_spec, spec_bytes), F(wire_spec, resume_tokens);
-    F(wire_spec, resume_text_bytes);
+    F(wire_spec, resume_text_bytes), F(wire_spec, flags), F(wire_spec, temperature);
+    F(wire_spec, top_p), F(wire_spec, min_p), F(wire_spec, repetition_penalty);
+    F(wire_spec, presence_penalty), F(wire_spec, frequency_penalty), F(wire_spec, top_k);
+    F(wire_spec, biases_count), F(wire_spec, stop_tokens_count), F(wire_spec, stops_bytes);
+    F(wire_spec, reserved), S(wire_bias), F(wire_bias, token), F(wire_bias, bias);
     S(wire_cancel), F(wire_cancel, op), F(wire_cancel, reserved0), F(wire_cancel, index);
     F(wire_cancel, program_id), F(wire_cancel, reserved1);
     S(wire_release), F(wire_release, op), F(wire_release, reserved0), F(wire_release, index);

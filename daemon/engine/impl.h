@@ -1,0 +1,26 @@
+/* daemon/engine/impl.h — what stands behind engine.h: one table for each kind of engine.
+ *
+ * Thread: control. */
+#pragma once
+#include "daemon/engine/engine.h"
+
+struct engine_impl {
+    void (*close)(struct engine *engine);
+    void (*describe)(const struct engine *engine, char *text, uint32_t bytes);
+    void (*dot_vector)(struct engine *engine, const float *vector);
+    int (*post)(struct engine *engine, struct engine_batch *batch, uint64_t now_ns);
+    struct engine_batch *(*next)(struct engine *engine, uint64_t now_ns);
+    uint64_t (*due_ns)(const struct engine *engine);
+    int (*fd)(const struct engine *engine);
+};
+
+struct engine { /* the first member of each kind's own struct */
+    const struct engine_impl *impl;
+    struct engine_config config; /* directory pointers are not kept */
+    struct engine_info info[ENGINE_ROLE_COUNT];
+};
+
+int engine_sim_open(const struct engine_config *config, char message[ENGINE_MESSAGE_BYTES],
+                    struct engine **ret_engine);
+int engine_model_open(const struct engine_config *config, char message[ENGINE_MESSAGE_BYTES],
+                      struct engine **ret_engine);

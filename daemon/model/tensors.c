@@ -1,0 +1,157 @@
+#include "daemon/model/tensors.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "daemon/model/files.h"
+#include "daemon/model/safetensors.h"
+
+#define INDEX_BYTES_MAX 100000000u
+
+static const char one_name[] = "model.safetensors";
+static const char index_name[] = "model.safetensors.index.json";
+
+struct tensors {
+    struct shards shards; /* of one file: no index, its name alone */
+    struct file *files;   /* [shards.count] */
+    struct safetensors *tables;
+    const struct tensor **list; /* [count] in order of name */
+    uint32_t count;
+    uint64_t bytes;
+};
+
+static int open_shard(struct tensors *t, int directory_fd, uint32_t idx,
+                      char message[MESSAGE_BYTES])
+{
+    const char *name = t->shards.name[idx];
+    struct file *file = &t->files[idx];
+    int result = file_map(directory_fd, name, message, file);
+    if (result == -ENOENT)
+        return message_refuse(message, result, "%s: no such file", name);
+    if (result)
+        return result;
+    result = safetensors_read(name, file->bytes, file->size, message, &t->tables[idx]);
+    return result ? result : file_unchanged(file, name, message);
+}
+
+static int by_name(const void *a, const void *b)
+{
+    const struct tensor *const *x = a, *const *y = b;
+    return strcmp((*x)->name, (*y)->name);
+}
+
+static int merge(struct tensors *t, char message[MESSAGE_BYTES])
+{
+    uint32_t total = 0;
+    for (uint32_t s = 0; s < t->shards.count; s++)
+        total += t->tables[s].count;
+    t->list = calloc(total + 1u, sizeof(struct tensor *));
+    if (!t->list)
+        return message_refuse(message, -ENOMEM, "no memory for a table of %u tensors", total);
+    for (uint32_t s = 0; s < t->shards.count; s++)
+        for (uint32_t i = 0; i < t->tables[s].count; i++) {
+            t->list[t->count++] = &t->tables[s].list[i];
+            t->bytes += t->tables[s].list[i].bytes;
+        }
+    qsort(t->list, t->count, sizeof(struct tensor *), by_name);
+    return 0;
+}
+
+static int read_index(struct tensors *t, int directory_fd, char message[MESSAGE_BYTES])
+{
+    struct file file;
+    int result = file_read(directory_fd, index_name, INDEX_BYTES_MAX, message, &file);
+    if (result == -ENOENT)
+        return message_refuse(message, result, "neither %s nor %s is there", one_name, index_name);
+    if (result)
+        return result;
+    result = shards_read(index_name, (const char *)file.bytes, file.size, message, &t->shards);
+    file_close(&file);
+    return result;
+}
+
+static int open_all(struct tensors *t, int directory_fd, char message[MESSAGE_BYTES])
+{
+    int result = 0;
+    if (faccessat(directory_fd, one_name, F_OK, AT_SYMLINK_NOFOLLOW) == 0) {
+        t->shards.name[0] = one_name;
+        t->shards.count = 1;
+    } else {
+        result = read_index(t, directory_fd, message);
+    }
+    if (result)
+        return result;
+    t->tables = calloc(t->shards.count, sizeof *t->tables);
+    t->files = calloc(t->shards.count, sizeof *t->files);
+    if (!t->tables || !t->files)
+        return message_refuse(message, -ENOMEM, "no memory for %u shards", t->shards.count);
+    for (uint32_t i = 0; i < t->shards.count; i++)
+        t->files[i].fd = -1;
+    for (uint32_t i = 0; i < t->shards.count && !result; i++)
+        result = open_shard(t, directory_fd, i, message);
+    if (result == 0 && t->shards.index)
+        result = shards_check(&t->shards, t->tables, message);
+    return result ? result : merge(t, message);
+}
+
+int tensors_open(const char *directory, char message[TENSORS_MESSAGE_BYTES],
+                 struct tensors **ret_tensors)
+{
+    char why[MESSAGE_BYTES];
+    int fd = file_directory(directory, message);
+    if (fd < 0)
+        return fd;
+    struct tensors *t = calloc(1, sizeof *t);
+    int result = t ? open_all(t, fd, why) : message_refuse(why, -ENOMEM, "no memory");
+    (void)close(fd); /* only read from */
+    if (result) {
+        tensors_close(t);
+        return message_refuse(message, result, "%.200s: %s", directory, why);
+    }
+    *ret_tensors = t;
+    return 0;
+}
+
+void tensors_close(struct tensors *tensors)
+{
+    if (!tensors)
+        return;
+    for (uint32_t i = 0; i < tensors->shards.count; i++) {
+        if (tensors->tables)
+            safetensors_free(&tensors->tables[i]);
+        if (tensors->files)
+            file_close(&tensors->files[i]);
+    }
+    free(tensors->tables);
+    free(tensors->files);
+    free(tensors->list);
+    shards_free(&tensors->shards);
+    free(tensors);
+}
+
+uint32_t tensors_count(const struct tensors *tensors)
+{
+    return tensors->count;
+}
+
+const struct tensor *tensors_at(const struct tensors *tensors, uint32_t idx)
+{
+    return tensors->list[idx];
+}
+
+const struct tensor *tensors_find(const struct tensors *tensors, const char *name)
+{
+    struct tensor it = {.name = name};
+    const struct tensor *key = &it;
+    const struct tensor **at =
+        bsearch(&key, tensors->list, tensors->count, sizeof(struct tensor *), by_name);
+    return at ? *at : NULL;
+}
+
+uint64_t tensors_bytes(const struct tensors *tensors)
+{
+    return tensors->bytes;
+}

@@ -1,0 +1,238 @@
+#include "daemon/text/chat.h"
+
+#include <string.h>
+
+#include "daemon/base/assert.h"
+#include "daemon/base/hash.h"
+#include "daemon/text/unicode.h"
+#include "daemon/text/utf8.h"
+
+enum chat_system {
+    SYSTEM_TURN,    /* a turn of its own */
+    SYSTEM_IN_USER, /* in the first user message, before its text */
+    SYSTEM_NONE,
+};
+
+struct chat {
+    const char *name;
+    const char *begin;              /* before everything */
+    const char *before[CHAT_ROLES]; /* of a message */
+    const char *after[CHAT_ROLES];
+    const char *answer;         /* asks for it */
+    const char *system_default; /* where no message is the system's */
+    const char *markers;        /* each with a zero byte after it, and one more */
+    enum chat_system system;
+    bool trim; /* white space around messages goes */
+};
+
+#define LLAMA3_TURN(role) "<|start_header_id|>" role "<|end_header_id|>\n\n"
+#define LLAMA3_MARKERS "<|start_header_id|>\0<|end_header_id|>\0<|eot_id|>\0<|begin_of_text|>\0"
+#define LLAMA3_DATES "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
+#define CHATML_TURN(role) "<|im_start|>" role "\n"
+#define CHATML                                                                                     \
+    .begin = "", .before = {CHATML_TURN("system"), CHATML_TURN("user"), CHATML_TURN("assistant")}, \
+    .after = {"<|im_end|>\n", "<|im_end|>\n", "<|im_end|>\n"}, .answer = CHATML_TURN("assistant"), \
+    .markers = "<|im_start|>\0<|im_end|>\0<|endoftext|>\0"
+#define DEEPSEEK                                                                                   \
+    .begin = "<｜begin▁of▁sentence｜>", .before = {"", "<｜User｜>", "<｜Assistant｜>"},           \
+    .after = {"", "", "<｜end▁of▁sentence｜>"},                                                    \
+    .markers = "<｜begin▁of▁sentence｜>\0<｜end▁of▁sentence｜>\0<｜User｜>\0<｜Assistant｜>\0"
+#define MISTRAL_MARKERS "<s>\0</s>\0[INST]\0[/INST]\0"
+
+static const struct chat families[] = {
+    {.name = "llama-2",
+     .begin = "",
+     .before = {"<<SYS>>\n", "<s>[INST] ", " "},
+     .after = {"\n<</SYS>>\n\n", " [/INST]", " </s>"},
+     .answer = "",
+     .markers = "<s>\0</s>\0",
+     .system = SYSTEM_IN_USER,
+     .trim = true},
+    {.name = "llama-3",
+     .begin = "<|begin_of_text|>",
+     .before = {LLAMA3_TURN("system"), LLAMA3_TURN("user"), LLAMA3_TURN("assistant")},
+     .after = {"<|eot_id|>", "<|eot_id|>", "<|eot_id|>"},
+     .answer = LLAMA3_TURN("assistant"),
+     .markers = LLAMA3_MARKERS,
+     .trim = true},
+    /* The date is the one that the template itself falls back to: the same text every day. */
+    {.name = "llama-3.1",
+     .begin = "<|begin_of_text|>",
+     .before = {LLAMA3_TURN("system") LLAMA3_DATES, LLAMA3_TURN("user"), LLAMA3_TURN("assistant")},
+     .after = {"<|eot_id|>", "<|eot_id|>", "<|eot_id|>"},
+     .answer = LLAMA3_TURN("assistant"),
+     .system_default = "",
+     .markers = LLAMA3_MARKERS,
+     .trim = true},
+    {.name = "mistral-v1",
+     .begin = "<s>",
+     .before = {"", "[INST] ", ""},
+     .after = {"\n\n", " [/INST]", "</s>"},
+     .answer = "",
+     .markers = MISTRAL_MARKERS,
+     .system = SYSTEM_NONE},
+    {.name = "mistral-v3",
+     .begin = "<s>",
+     .before = {"", "[INST] ", " "},
+     .after = {"\n\n", "[/INST]", "</s>"},
+     .answer = "",
+     .markers = MISTRAL_MARKERS,
+     .system = SYSTEM_NONE},
+    {.name = "qwen2", CHATML, .system_default = "You are a helpful assistant."},
+    {.name = "qwen2.5",
+     CHATML,
+     .system_default = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."},
+    {.name = "qwen3", CHATML},
+    {.name = "gemma",
+     .begin = "<bos>",
+     .before = {"", "<start_of_turn>user\n", "<start_of_turn>model\n"},
+     .after = {"", "<end_of_turn>\n", "<end_of_turn>\n"},
+     .answer = "<start_of_turn>model\n",
+     .markers = "<bos>\0<eos>\0<start_of_turn>\0<end_of_turn>\0",
+     .system = SYSTEM_NONE,
+     .trim = true},
+    {.name = "phi-3",
+     .begin = "",
+     .before = {"<|system|>\n", "<|user|>\n", "<|assistant|>\n"},
+     .after = {"<|end|>\n", "<|end|>\n", "<|end|>\n"},
+     .answer = "<|assistant|>\n",
+     .markers = "<|system|>\0<|user|>\0<|assistant|>\0<|end|>\0<|endoftext|>\0<s>\0</s>\0"},
+    {.name = "deepseek-r1", DEEPSEEK, .answer = "<｜Assistant｜>"},
+    {.name = "deepseek-r1-think", DEEPSEEK, .answer = "<｜Assistant｜><think>\n"},
+};
+
+/* Published templates: the hash (XXH3, 64 bits) of the text, and what it writes. */
+static const struct {
+    uint64_t hash;
+    const char *family;
+} published[] = {
+    {0, NULL},
+};
+
+const struct chat *chat_find(const char *text, size_t bytes)
+{
+    const char *name = text;
+    uint64_t hash = hash_bytes(text, bytes, 0).low;
+    for (size_t i = 0; i < sizeof published / sizeof published[0]; i++)
+        if (published[i].family && published[i].hash == hash) {
+            name = published[i].family;
+            bytes = strlen(name);
+        }
+    for (size_t i = 0; i < sizeof families / sizeof families[0]; i++)
+        if (strlen(families[i].name) == bytes && memcmp(families[i].name, name, bytes) == 0)
+            return &families[i];
+    return NULL;
+}
+
+const char *chat_name(const struct chat *c)
+{
+    return c->name;
+}
+
+const char *chat_marker(const struct chat *c, uint32_t idx)
+{
+    const char *marker = c->markers;
+    while (*marker && idx-- > 0)
+        marker += strlen(marker) + 1;
+    return *marker ? marker : NULL;
+}
+
+/* ---- rendering --------------------------------------------------------------------------------- */
+
+static void put(struct chat_text *to, const char *text)
+{
+    size_t bytes = strlen(text);
+    memcpy(to->text + to->bytes, text, bytes);
+    to->bytes += bytes;
+}
+
+static bool space_at(const uint8_t *text, uint64_t bytes)
+{
+    uint32_t code;
+    (void)utf8_read_last(text, bytes, &code);
+    /* What Python strips: White_Space and the four separators below it. */
+    return unicode_classes(code) & UNICODE_SPACE || (code >= 0x1c && code <= 0x1f);
+}
+
+static struct chat_message trimmed_left(struct chat_message m)
+{
+    while (m.bytes > 0 && space_at(m.text, m.bytes)) {
+        uint32_t code, length = utf8_read_last(m.text, m.bytes, &code);
+        m.text += length;
+        m.bytes -= length;
+    }
+    return m;
+}
+
+static struct chat_message trimmed_right(struct chat_message m)
+{
+    while (m.bytes > 0) {
+        uint64_t last = m.bytes - 1;
+        while (last > 0 && (m.text[last] & 0xc0) == 0x80)
+            last--;
+        if (!space_at(m.text + last, m.bytes - last))
+            break;
+        m.bytes = last;
+    }
+    return m;
+}
+
+static void put_message(struct chat_text *to, struct chat_message m)
+{
+    if (m.bytes > 0)
+        memcpy(to->text + to->bytes, m.text, m.bytes);
+    to->plain[to->plain_count++] =
+        (struct added_range){.start = to->bytes, .end = to->bytes + m.bytes};
+    to->bytes += m.bytes;
+}
+
+/* The system's text and the first user's as one, whose ends alone are trimmed. */
+static void put_joined(const struct chat *c, struct chat_text *to, const struct chat_message *m)
+{
+    put(to, c->before[CHAT_USER]);
+    put(to, c->before[CHAT_SYSTEM]);
+    put_message(to, m[0]);
+    put(to, c->after[CHAT_SYSTEM]);
+    put_message(to, trimmed_right(m[1]));
+    while (to->plain[1].start == to->plain[1].end && to->text[to->bytes - 1] == '\n')
+        to->plain[1].start = to->plain[1].end = --to->bytes;
+    put(to, c->after[CHAT_USER]);
+}
+
+static bool in_turn(const struct chat *c, const struct chat_message *messages, uint32_t count)
+{
+    uint32_t first = count > 0 && messages[0].role == CHAT_SYSTEM;
+    if (count <= first || count > CHAT_MESSAGES_MAX || (first && c->system == SYSTEM_NONE))
+        return false;
+    for (uint32_t i = first; i < count; i++)
+        if (messages[i].role != ((i - first) % 2 == 0 ? CHAT_USER : CHAT_ASSISTANT))
+            return false;
+    return (count - first) % 2 == 1;
+}
+
+bool chat_render(const struct chat *c, const struct chat_message *messages, uint32_t count,
+                 struct chat_text *to)
+{
+    to->bytes = 0;
+    to->plain_count = 0;
+    if (!in_turn(c, messages, count))
+        return false;
+    put(to, c->begin);
+    if (messages[0].role != CHAT_SYSTEM && c->system_default) {
+        put(to, c->before[CHAT_SYSTEM]);
+        put(to, c->system_default);
+        put(to, c->after[CHAT_SYSTEM]);
+    }
+    uint32_t i = 0;
+    if (c->system == SYSTEM_IN_USER && messages[0].role == CHAT_SYSTEM) {
+        put_joined(c, to, messages);
+        i = 2;
+    }
+    for (; i < count; i++) {
+        put(to, c->before[messages[i].role]);
+        put_message(to, c->trim ? trimmed_left(trimmed_right(messages[i])) : messages[i]);
+        put(to, c->after[messages[i].role]);
+    }
+    put(to, c->answer);
+    return true;
+}

@@ -1,0 +1,366 @@
+#include "daemon/text/codec.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "daemon/base/assert.h"
+#include "daemon/base/json.h"
+#include "daemon/text/chat.h"
+#include "daemon/text/tokenizer.h"
+
+#define FILE_BYTES_MAX (256u << 20)
+#define PATH_BYTES_MAX 4096u
+#define ENDS_MAX 16u
+#define DEPTH_MAX 32u
+
+struct codec {
+    struct tokenizer *tokenizer;
+    const struct chat *chat; /* NULL: none that we know */
+    uint32_t ends[ENDS_MAX];
+    uint32_t ends_count;
+};
+
+struct codec_scratch {
+    struct tokenizer_scratch *tokenizer;
+    uint8_t *clean;
+    struct chat_text chat;
+    uint64_t text_bytes_max;
+};
+
+/* ---- files ------------------------------------------------------------------------------------- */
+
+struct open {
+    const char *directory;
+    char *message;
+    struct codec *codec;
+    uint32_t ids_max;
+};
+
+static int fault(struct open *o, const char *file, const char *what)
+{
+    (void)snprintf(o->message, CODEC_MESSAGE_BYTES, "%.80s/%s: %s", o->directory, file, what);
+    return -EINVAL;
+}
+
+static int file_take(int fd, char **ret_text, size_t *ret_bytes)
+{
+    struct stat info;
+    if (fstat(fd, &info) != 0)
+        return -errno;
+    if (!S_ISREG(info.st_mode) || info.st_size > FILE_BYTES_MAX)
+        return -EFBIG;
+    size_t bytes = (size_t)info.st_size, got = 0;
+    char *text = malloc(bytes + 1);
+    if (!text)
+        return -ENOMEM;
+    while (got < bytes) {
+        ssize_t n = read(fd, text + got, bytes - got);
+        if (n <= 0) {
+            free(text);
+            return n < 0 ? -errno : -EIO;
+        }
+        got += (size_t)n;
+    }
+    *ret_text = text;
+    *ret_bytes = bytes;
+    return 0;
+}
+
+/* *ret_text is NULL when there is no such file and it need not be there. */
+static int file_read(struct open *o, const char *file, bool needed, char **ret_text,
+                     size_t *ret_bytes)
+{
+    char path[PATH_BYTES_MAX];
+    *ret_text = NULL;
+    int length = snprintf(path, sizeof path, "%s/%s", o->directory, file);
+    int fd = length < (int)sizeof path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    if (fd < 0 && errno == ENOENT && !needed)
+        return 0;
+    if (fd < 0)
+        return fault(o, file, strerror(errno));
+    int r = file_take(fd, ret_text, ret_bytes);
+    close(fd);
+    return r == 0 ? 0 : fault(o, file, r == -EFBIG ? "no file of at most 256 MiB" : strerror(-r));
+}
+
+static int json_read(struct open *o, const char *file, struct json **ret_document)
+{
+    char *text;
+    size_t bytes;
+    char message[JSON_ERROR_BYTES];
+    *ret_document = NULL;
+    int r = file_read(o, file, false, &text, &bytes);
+    if (r != 0 || !text)
+        return r;
+    r = json_parse(text, bytes, DEPTH_MAX, message, ret_document);
+    free(text);
+    if (r == -EINVAL)
+        return fault(o, file, message);
+    if (r == 0 && json_kind(*ret_document) != JSON_KIND_OBJECT) {
+        json_free(*ret_document);
+        return fault(o, file, "not an object");
+    }
+    return r;
+}
+
+/* ---- what ends an answer ----------------------------------------------------------------------- */
+
+static void end_add(struct codec *c, uint32_t id)
+{
+    if (!codec_is_end(c, id) && c->ends_count < ENDS_MAX)
+        c->ends[c->ends_count++] = id;
+}
+
+/* null, an id or some. */
+static int ends_read(struct open *o, const char *file, const struct json *value)
+{
+    bool list = json_kind(value) == JSON_KIND_ARRAY;
+    uint32_t count = list ? json_count(value) : json_kind(value) == JSON_KIND_NULL ? 0 : 1;
+    if (count > ENDS_MAX)
+        return fault(o, file, "eos_token_id: more than 16");
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t id;
+        if (!json_u64(list ? json_element(value, i) : value, &id) || id >= o->ids_max)
+            return fault(o, file, "eos_token_id: not an id of the vocabulary");
+        end_add(o->codec, (uint32_t)id);
+    }
+    return 0;
+}
+
+/* config.json says how many ids the model has, before the tokenizer is read. */
+static int config_read(struct open *o)
+{
+    struct json *document;
+    int r = json_read(o, "config.json", &document);
+    uint64_t count;
+    if (r != 0 || !document)
+        return r;
+    const struct json *text = json_member(document, "text_config");
+    const struct json *size = json_member(document, "vocab_size");
+    size = size || !text ? size : json_member(text, "vocab_size");
+    if (size && (!json_u64(size, &count) || count == 0 || count > UINT32_MAX))
+        r = fault(o, "config.json", "vocab_size: not a number of tokens");
+    else if (size)
+        o->ids_max = (uint32_t)count;
+    if (r == 0)
+        r = ends_read(o, "config.json", json_member(document, "eos_token_id"));
+    json_free(document);
+    return r;
+}
+
+static int generation_read(struct open *o)
+{
+    struct json *document;
+    int r = json_read(o, "generation_config.json", &document);
+    if (r == 0 && document)
+        r = ends_read(o, "generation_config.json", json_member(document, "eos_token_id"));
+    json_free(document);
+    return r;
+}
+
+/* ---- the chat template ------------------------------------------------------------------------- */
+
+static void chat_set(struct codec *c, const char *text, size_t bytes)
+{
+    const char *marker;
+    c->chat = chat_find(text, bytes);
+    for (uint32_t i = 0; c->chat && (marker = chat_marker(c->chat, i)); i++)
+        tokenizer_set_control(c->tokenizer, marker);
+}
+
+/* A text, or a list of named ones of which we want the one named default. */
+static const char *template_of(const struct json *document, size_t *ret_bytes)
+{
+    const struct json *value = json_member(document, "chat_template");
+    for (uint32_t i = 0; json_kind(value) == JSON_KIND_ARRAY && i < json_count(value); i++) {
+        const struct json *element = json_element(value, i);
+        if (json_is(json_member(element, "name"), "default"))
+            return json_text(json_member(element, "template"), ret_bytes);
+    }
+    return json_text(value, ret_bytes);
+}
+
+/* Its eos_token, a text or an object with one, counts where no other file names an end. */
+static int tokenizer_config_read(struct open *o)
+{
+    struct json *document;
+    char *jinja = NULL;
+    size_t bytes = 0;
+    uint32_t id;
+    int r = json_read(o, "tokenizer_config.json", &document);
+    if (r == 0)
+        r = file_read(o, "chat_template.jinja", false, &jinja, &bytes);
+    if (r == 0) {
+        const struct json *eos = json_member(document, "eos_token");
+        const struct json *content = json_member(eos, "content");
+        const char *end = json_text(content ? content : eos, NULL);
+        const char *text = jinja ? jinja : template_of(document, &bytes);
+        if (text)
+            chat_set(o->codec, text, bytes);
+        if (end && o->codec->ends_count == 0 && tokenizer_find(o->codec->tokenizer, end, &id))
+            end_add(o->codec, id);
+    }
+    free(jinja);
+    json_free(document);
+    return r;
+}
+
+static int tokenizer_read(struct open *o)
+{
+    char message[TOKENIZER_MESSAGE_BYTES];
+    char *text;
+    size_t bytes;
+    int r = file_read(o, "tokenizer.json", true, &text, &bytes);
+    if (r != 0)
+        return r;
+    r = tokenizer_load(text, bytes, o->ids_max, message, &o->codec->tokenizer);
+    free(text);
+    return r == -EINVAL ? fault(o, "tokenizer.json", message) : r;
+}
+
+int codec_open(const char *directory, char message[CODEC_MESSAGE_BYTES], struct codec **ret_codec)
+{
+    struct open o = {.directory = directory, .message = message, .ids_max = UINT32_MAX};
+    int r;
+    message[0] = 0;
+    o.codec = calloc(1, sizeof *o.codec);
+    if (!o.codec)
+        return -ENOMEM;
+    if ((r = config_read(&o)) != 0 || (r = generation_read(&o)) != 0 ||
+        (r = tokenizer_read(&o)) != 0 || (r = tokenizer_config_read(&o)) != 0) {
+        if (!message[0])
+            (void)fault(&o, "tokenizer.json", strerror(-r));
+        codec_free(o.codec);
+        return r;
+    }
+    *ret_codec = o.codec;
+    return 0;
+}
+
+void codec_free(struct codec *c)
+{
+    if (!c)
+        return;
+    tokenizer_free(c->tokenizer);
+    free(c);
+}
+
+/* ---- encoding ---------------------------------------------------------------------------------- */
+
+int codec_scratch_new(const struct codec *c, uint64_t text_bytes_max,
+                      struct codec_scratch **ret_scratch)
+{
+    struct codec_scratch *s = calloc(1, sizeof *s);
+    if (!s)
+        return -ENOMEM;
+    /* What is no UTF-8 becomes three times as long; a chat template adds to that, twice at most. */
+    uint64_t bytes = 3 * text_bytes_max, chat_bytes = bytes + 2 * CHAT_BYTES_MAX;
+    int r = 0;
+    s->text_bytes_max = text_bytes_max;
+    if (c) {
+        s->clean = malloc(bytes + 1);
+        s->chat.text = malloc(chat_bytes);
+        r = s->clean && s->chat.text
+                ? tokenizer_scratch_new(c->tokenizer, chat_bytes, &s->tokenizer)
+                : -ENOMEM;
+    }
+    if (r != 0) {
+        codec_scratch_free(s);
+        return r;
+    }
+    *ret_scratch = s;
+    return 0;
+}
+
+void codec_scratch_free(struct codec_scratch *s)
+{
+    if (!s)
+        return;
+    tokenizer_scratch_free(s->tokenizer);
+    free(s->clean);
+    free(s->chat.text);
+    free(s);
+}
+
+static int encode_bytes(const uint8_t *text, uint64_t text_bytes, uint32_t *ids, uint32_t ids_max,
+                        uint32_t *ret_count)
+{
+    if (text_bytes > ids_max)
+        return CODEC_E_MANY;
+    for (uint64_t i = 0; i < text_bytes; i++)
+        ids[i] = text[i];
+    *ret_count = (uint32_t)text_bytes;
+    return CODEC_OK;
+}
+
+int codec_encode(const struct codec *c, struct codec_scratch *s, const uint8_t *text,
+                 uint64_t text_bytes, bool chat, uint32_t *ids, uint32_t ids_max,
+                 uint32_t *ret_count)
+{
+    *ret_count = 0;
+    ASSERT(text_bytes <= s->text_bytes_max);
+    if (chat && !(c && c->chat))
+        return CODEC_E_CHAT;
+    if (!c)
+        return encode_bytes(text, text_bytes, ids, ids_max, ret_count);
+    uint64_t bytes = tokenizer_clean(text, text_bytes, s->clean);
+    struct added_range all = {0, bytes};
+    struct tokenizer_text in = {
+        .text = s->clean, .bytes = bytes, .plain = &all, .plain_count = 1, .affixes = true};
+    if (chat) {
+        struct chat_message message = {.role = CHAT_USER, .text = s->clean, .bytes = bytes};
+        if (!chat_render(c->chat, &message, 1, &s->chat))
+            return CODEC_E_CHAT;
+        in = (struct tokenizer_text){.text = s->chat.text,
+                                     .bytes = s->chat.bytes,
+                                     .plain = s->chat.plain,
+                                     .plain_count = s->chat.plain_count};
+    }
+    return tokenizer_encode(c->tokenizer, s->tokenizer, &in, ids, ids_max, ret_count)
+               ? CODEC_OK
+               : CODEC_E_MANY;
+}
+
+bool codec_is_end(const struct codec *c, uint32_t token)
+{
+    for (uint32_t i = 0; c && i < c->ends_count; i++)
+        if (c->ends[i] == token)
+            return true;
+    return false;
+}
+
+/* ---- streams ----------------------------------------------------------------------------------- */
+
+void codec_stream_init(struct codec_stream *stream, const struct codec *c, const uint8_t *stops,
+                       uint32_t stops_bytes, bool stop_include)
+{
+    (void)c;
+    stream->detokenizer = (struct detokenizer){0};
+    stops_init(&stream->stops, stops, stops_bytes, stop_include);
+}
+
+bool codec_push(struct codec_stream *stream, const struct codec *c, uint32_t token, uint8_t *out,
+                uint32_t *ret_bytes)
+{
+    uint8_t text[DETOKENIZER_PUSH_BYTES_MAX];
+    struct detokenizer *d = &stream->detokenizer;
+    uint32_t bytes = c ? detokenizer_push(d, c->tokenizer, token, text)
+                       : detokenizer_push_byte(d, (uint8_t)token, text);
+    return stops_push(&stream->stops, text, bytes, out, ret_bytes);
+}
+
+uint32_t codec_flush(struct codec_stream *stream, const struct codec *c, uint8_t *out)
+{
+    uint8_t text[DETOKENIZER_PUSH_BYTES_MAX];
+    uint32_t bytes = 0;
+    (void)c;
+    /* A replacement character may complete a stop string; all the same the text ends here. */
+    uint32_t text_bytes = detokenizer_flush(&stream->detokenizer, text);
+    bool stopped = stops_push(&stream->stops, text, text_bytes, out, &bytes);
+    return stopped ? bytes : bytes + stops_flush(&stream->stops, out + bytes);
+}

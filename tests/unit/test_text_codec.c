@@ -1,0 +1,248 @@
+/* tests/unit/test_text_codec.c: a model's directory as the daemon opens it: its files, what ends an
+ * answer, chat, text that is too long, streams with stop strings; every wrong file is named. */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#include "daemon/text/codec.h"
+#include "tests/lib/check.h"
+
+#define TEXT_BYTES_MAX 4096u
+#define IDS_MAX 4096u
+
+static char directory[64];
+static const char *const files[] = {"tokenizer.json", "config.json", "generation_config.json",
+                                    "tokenizer_config.json", "chat_template.jinja"};
+
+static void file_write(const char *name, const char *text, size_t bytes)
+{
+    char path[256];
+    (void)snprintf(path, sizeof path, "%s/%s", directory, name);
+    FILE *f = fopen(path, "wb");
+    CHECK(f && fwrite(text, 1, bytes, f) == bytes && fclose(f) == 0, "%s", path);
+}
+
+static void text_write(const char *name, const char *text)
+{
+    file_write(name, text, strlen(text));
+}
+
+static int directory_begin(void **state)
+{
+    static char json[1 << 20];
+    (void)state;
+    (void)snprintf(directory, sizeof directory, "/tmp/test_text_codec.XXXXXX");
+    CHECK(mkdtemp(directory), "mkdtemp");
+    FILE *f = fopen("tests/golden/tokenizers/qwen2.json", "rb");
+    CHECK(f, "no golden file");
+    size_t bytes = fread(json, 1, sizeof json, f);
+    fclose(f);
+    file_write("tokenizer.json", json, bytes);
+    return 0;
+}
+
+static int directory_end(void **state)
+{
+    char path[256];
+    (void)state;
+    for (size_t i = 0; i < COUNT_OF(files); i++) {
+        (void)snprintf(path, sizeof path, "%s/%s", directory, files[i]);
+        (void)unlink(path);
+    }
+    return rmdir(directory);
+}
+
+static struct codec *opened(void)
+{
+    char message[CODEC_MESSAGE_BYTES];
+    struct codec *codec = NULL;
+    CHECK(codec_open(directory, message, &codec) == 0, "%s", message);
+    return codec;
+}
+
+static uint32_t encoded(const struct codec *codec, const char *text, bool chat, uint32_t *ids)
+{
+    struct codec_scratch *scratch;
+    uint32_t count;
+    CHECK(codec_scratch_new(codec, TEXT_BYTES_MAX, &scratch) == 0, "memory");
+    CHECK(codec_encode(codec, scratch, (const uint8_t *)text, strlen(text), chat, ids, IDS_MAX,
+                       &count) == CODEC_OK,
+          "%s", text);
+    codec_scratch_free(scratch);
+    return count;
+}
+
+static void wrong_files_are_named(void **state)
+{
+    static const struct {
+        const char *file, *text, *says;
+    } table[] = {
+        {"config.json", "{", "config.json: line"},
+        {"config.json", "[]", "config.json: not an object"},
+        {"config.json", "{\"vocab_size\":0}", "config.json: vocab_size"},
+        {"config.json", "{\"vocab_size\":\"9\"}", "config.json: vocab_size"},
+        {"config.json", "{\"vocab_size\":10}", "tokenizer.json: model.vocab"},
+        {"config.json", "{\"text_config\":{\"vocab_size\":10}}", "tokenizer.json: model.vocab"},
+        {"config.json", "{\"eos_token_id\":-1}", "config.json: eos_token_id"},
+        {"config.json", "{\"vocab_size\":9999,\"eos_token_id\":[1,9999]}",
+         "config.json: eos_token_id"},
+        {"generation_config.json", "{\"eos_token_id\":\"x\"}",
+         "generation_config.json: eos_token_id"},
+        {"generation_config.json", "{\"eos_token_id\":[1,2,3,4,5,6,7,8,9,1,2,3,4,5,6,7,8]}",
+         "generation_config.json: eos_token_id"},
+        {"generation_config.json", "nonsense", "generation_config.json: line"},
+        {"tokenizer_config.json", "3", "tokenizer_config.json: "},
+    };
+    char message[CODEC_MESSAGE_BYTES], path[256];
+    struct codec *codec = NULL;
+    (void)state;
+    for (size_t i = 0; i < COUNT_OF(table); i++) {
+        text_write(table[i].file, table[i].text);
+        CHECK(codec_open(directory, message, &codec) == -EINVAL, "%s is accepted", table[i].text);
+        CHECK(strstr(message, table[i].says), "\"%s\" says not \"%s\"", message, table[i].says);
+        (void)snprintf(path, sizeof path, "%s/%s", directory, table[i].file);
+        CHECK(unlink(path) == 0, "%s", path);
+    }
+    assert_int_equal(codec_open("/nonexistent", message, &codec), -EINVAL);
+    assert_non_null(strstr(message, "/nonexistent/tokenizer.json: No such file"));
+    (void)snprintf(path, sizeof path, "%s/config.json", directory);
+    assert_int_equal(mkdir(path, 0700), 0);
+    assert_int_equal(codec_open(directory, message, &codec), -EINVAL);
+    assert_non_null(strstr(message, "config.json: no file"));
+    assert_int_equal(rmdir(path), 0);
+}
+
+static void ends_come_from_each_file(void **state)
+{
+    char path[256];
+    (void)state;
+    struct codec *codec = opened();
+    for (uint32_t id = 0; id < 3000; id++)
+        assert_false(codec_is_end(codec, id));
+    codec_free(codec);
+    text_write("tokenizer_config.json", "{\"eos_token\":{\"content\":\"a\"}}");
+    codec = opened();
+    uint32_t a, count = encoded(codec, "a", false, &a);
+    assert_int_equal(count, 1);
+    assert_true(codec_is_end(codec, a));
+    codec_free(codec);
+    text_write("config.json", "{\"vocab_size\":5000,\"eos_token_id\":7}");
+    text_write("generation_config.json", "{\"eos_token_id\":[7,8]}");
+    codec = opened();
+    assert_true(codec_is_end(codec, 7) && codec_is_end(codec, 8) && !codec_is_end(codec, a));
+    codec_free(codec);
+    (void)snprintf(path, sizeof path, "%s/generation_config.json", directory);
+    assert_int_equal(unlink(path), 0);
+    assert_false(codec_is_end(NULL, 0));
+}
+
+static void chat_needs_a_known_template(void **state)
+{
+    static const char *const known[] = {
+        "{\"chat_template\":\"qwen3\"}",
+        "{\"chat_template\":[{\"name\":\"tool\",\"template\":\"x\"},"
+        "{\"name\":\"default\",\"template\":\"qwen3\"}]}"};
+    static const char *const unknown[] = {"{}", "{\"chat_template\":\"{{ messages }}\"}",
+                                          "{\"chat_template\":null}"};
+    static uint32_t ids[IDS_MAX];
+    struct codec_scratch *scratch;
+    uint32_t count;
+    (void)state;
+    for (size_t i = 0; i < COUNT_OF(unknown); i++) {
+        text_write("tokenizer_config.json", unknown[i]);
+        struct codec *codec = opened();
+        CHECK(codec_scratch_new(codec, 10, &scratch) == 0, "memory");
+        assert_int_equal(
+            codec_encode(codec, scratch, (const uint8_t *)"x", 1, true, ids, IDS_MAX, &count),
+            CODEC_E_CHAT);
+        codec_scratch_free(scratch);
+        codec_free(codec);
+    }
+    for (size_t i = 0; i < COUNT_OF(known); i++) {
+        text_write("tokenizer_config.json", known[i]);
+        struct codec *codec = opened();
+        uint32_t plain =
+            encoded(codec, "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", false, ids);
+        uint32_t chat = encoded(codec, "Hi", true, ids);
+        assert_true(chat < plain && chat > 0);
+        codec_free(codec);
+    }
+    text_write("tokenizer_config.json", "{}");
+    text_write("chat_template.jinja", "qwen3");
+    struct codec *codec = opened();
+    assert_in_range(encoded(codec, "Hi", true, ids), 1, IDS_MAX);
+    codec_free(codec);
+    CHECK(codec_scratch_new(NULL, 10, &scratch) == 0, "memory");
+    assert_int_equal(codec_encode(NULL, scratch, (const uint8_t *)"x", 1, true, ids, 9, &count),
+                     CODEC_E_CHAT);
+    codec_scratch_free(scratch);
+}
+
+static void too_many_tokens_are_refused(void **state)
+{
+    uint32_t ids[9] = {[8] = 77}, count;
+    struct codec *codecs[] = {opened(), NULL};
+    (void)state;
+    for (size_t i = 0; i < COUNT_OF(codecs); i++) {
+        struct codec_scratch *scratch;
+        CHECK(codec_scratch_new(codecs[i], 64, &scratch) == 0, "memory");
+        const uint8_t *text = (const uint8_t *)"12345678";
+        assert_int_equal(codec_encode(codecs[i], scratch, text, 8, false, ids, 8, &count),
+                         CODEC_OK);
+        assert_int_equal(count, 8);
+        assert_int_equal(codec_encode(codecs[i], scratch, text, 8, false, ids, 7, &count),
+                         CODEC_E_MANY);
+        assert_int_equal(codec_encode(codecs[i], scratch, text, 0, false, ids, 0, &count),
+                         CODEC_OK);
+        assert_int_equal(count, 0);
+        assert_int_equal(ids[8], 77);
+        codec_scratch_free(scratch);
+        codec_free(codecs[i]);
+    }
+}
+
+/* A stop string that begins in one token and ends in another. */
+static void streams_stop_across_tokens(void **state)
+{
+    static uint32_t ids[IDS_MAX];
+    static uint8_t got[IDS_MAX * 8];
+    static const uint8_t stops[] = "\x05\xe2\x82\xac. ";
+    struct codec *codec = opened();
+    uint32_t count = encoded(codec, "It costs 5 \xe2\x82\xac. And more", false, ids);
+    (void)state;
+    for (uint32_t include = 0; include < 2; include++) {
+        struct codec_stream stream;
+        uint32_t bytes = 0, more, i;
+        bool stopped = false;
+        codec_stream_init(&stream, codec, stops, 6, include);
+        for (i = 0; i < count && !stopped; i++, bytes += more)
+            stopped = codec_push(&stream, codec, ids[i], got + bytes, &more);
+        assert_true(stopped && i < count);
+        const char *want = include ? "It costs 5 \xe2\x82\xac. " : "It costs 5 ";
+        CHECK(bytes == strlen(want) && memcmp(got, want, bytes) == 0, "\"%.*s\"", (int)bytes,
+              (const char *)got);
+    }
+    codec_free(codec);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(wrong_files_are_named, directory_begin, directory_end),
+        cmocka_unit_test_setup_teardown(ends_come_from_each_file, directory_begin, directory_end),
+        cmocka_unit_test_setup_teardown(chat_needs_a_known_template, directory_begin,
+                                        directory_end),
+        cmocka_unit_test_setup_teardown(too_many_tokens_are_refused, directory_begin,
+                                        directory_end),
+        cmocka_unit_test_setup_teardown(streams_stop_across_tokens, directory_begin, directory_end),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
