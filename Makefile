@@ -62,7 +62,7 @@ PROBED := -Walloca -fstack-protector-strong -fstack-clash-protection -fcf-protec
 # Empty, so that a source which says `#define _GNU_SOURCE` itself repeats it exactly.
 CPPFLAGS += -I. -Iinclude -D_GNU_SOURCE=
 STD      := -std=gnu17
-LIBS     := -luring -linih -ljansson -lpcre2-8 -lutf8proc -lpthread -ldl -lm
+LIBS     := -luring -linih -ljansson -lutf8proc -lpthread -ldl -lm
 
 ifeq ($(SAN),)
 HARDEN := -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3
@@ -249,7 +249,7 @@ endif
 .PHONY: tests run check check-asan check-tsan check-gpu e2e kill-campaign hostile-campaign models
 tests: all $(MAKERS) hardened $(TESTS) $(if $(filter fuzz,$(SAN)),,$(REPLAY)) $(BENCH) ## build the test programs, run none
 
-run: all ## start the daemon with its simulated engine and stream one program's events
+run: all $(MAKERS) ## start the daemon with a small model and stream programs' events
 	@tests/e2e/run-demo.sh
 
 check: tests ## every test that needs no GPU (ONLY="name ..." runs some)

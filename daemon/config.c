@@ -237,13 +237,14 @@ static int refuse_value(const struct config_option *option, const char *value, c
                       "A-Z a-z 0-9 / _ . - + @ , :",
                       option->section, option->key, shown, min, max);
     case CONFIG_DIRECTORY:
-        return refuse(message, bytes,
-                      "[%s] %s = %s: accepted nothing, or an absolute path of up to %llu characters "
-                      "out of A-Z a-z 0-9 / _ . - + @ , :",
-                      option->section, option->key, shown, max);
+        return refuse(
+            message, bytes,
+            "[%s] %s = %s: accepted nothing, or an absolute path of up to %llu characters "
+            "out of A-Z a-z 0-9 / _ . - + @ , :",
+            option->section, option->key, shown, max);
     case CONFIG_SWITCH:
-        return refuse(message, bytes, "[%s] %s = %s: accepted 0 or 1", option->section,
-                      option->key, shown);
+        return refuse(message, bytes, "[%s] %s = %s: accepted 0 or 1", option->section, option->key,
+                      shown);
     case CONFIG_GROUP_NAME:
         return refuse(message, bytes,
                       "[%s] %s = %s: accepted a group name of %llu to %llu characters out of "

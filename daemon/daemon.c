@@ -145,8 +145,7 @@ static int engine_new(struct daemon *d, char *message, size_t message_bytes)
                 .threads_count = c->engine.threads,
                 .cpu_level = -1,
                 .rows_max = c->engine.batch_rows_max,
-                .tokens_max =
-                    c->engine.simulate ? SIM_TOKENS_MAX : c->engine.batch_tokens_max,
+                .tokens_max = c->engine.simulate ? SIM_TOKENS_MAX : c->engine.batch_tokens_max,
                 .context_tokens = c->engine.context_tokens,
                 .kv_bytes = c->engine.kv_bytes,
                 .dot_layer = -1,
@@ -202,6 +201,18 @@ static int wakes_add(struct daemon *d)
     return r;
 }
 
+/* The engine's threads start before ipc blocks these and must not take them: they come by descriptor. One
+ * that arrives while models are read waits until they are. */
+static void signals_block(void)
+{
+    sigset_t set;
+    (void)sigemptyset(&set); /* these fail for invalid numbers only */
+    (void)sigaddset(&set, SIGTERM);
+    (void)sigaddset(&set, SIGINT);
+    (void)sigaddset(&set, SIGHUP);
+    (void)pthread_sigmask(SIG_BLOCK, &set, NULL);
+}
+
 int daemon_new(const struct daemon_config *config, const struct ipc_fd *inherited,
                uint32_t inherited_count, struct daemon **ret_daemon, char *message,
                size_t message_bytes)
@@ -212,6 +223,7 @@ int daemon_new(const struct daemon_config *config, const struct ipc_fd *inherite
         return -ENOMEM;
     }
     d->config = *config;
+    signals_block();
     int r = modules_new(d, inherited, inherited_count, message, message_bytes);
     if (r == 0 && (r = threads_start(d)) < 0)
         (void)snprintf(message, message_bytes, "threads: %s", strerror(-r));
@@ -294,7 +306,8 @@ void daemon_run(struct daemon *d)
     (void)notify_ready();
     char engine[1024];
     engine_describe(d->engine, engine, sizeof engine);
-    log_info("engine: %s", engine);
+    for (char *rest = engine, *line; (line = strsep(&rest, "\n"));)
+        log_info("engine: %s", line);
     log_info("ready: %s", d->config.socket_path);
     uint64_t now_ns = clock_now_ns();
     for (;;) {

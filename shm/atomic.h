@@ -58,6 +58,12 @@ static inline uint64_t shm_fetch_or_u64(uint64_t *p, uint64_t v)
     return __atomic_fetch_or(p, v, __ATOMIC_ACQ_REL);
 }
 
+/* Acquires, releases, and is in one order with other full operations. */
+static inline uint32_t shm_fetch_add_full_u32(uint32_t *p, uint32_t v)
+{
+    return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST);
+}
+
 static inline uint64_t shm_fetch_add_u64(uint64_t *p, uint64_t v) /* relaxed */
 {
     return __atomic_fetch_add(p, v, __ATOMIC_RELAXED);

@@ -60,10 +60,10 @@ struct region_program {
     uint32_t tokens_sent_count; /* published as TOKENS events, those resumed from included */
     uint64_t text_sent_bytes;   /* published as TEXT events, likewise */
     uint32_t end_sent;          /* 1: the END event was published */
-    uint32_t field;    /* enum dynasor_field that the status is about, terminal; it may be 0 .. */
+    uint32_t field;     /* enum dynasor_field that the status is about, terminal; it may be 0 .. */
     uint64_t field_max; /* .. this, */
     uint64_t submit_word[RING_WORDS]; /* the SUBMIT record as it was taken */
-    uint64_t field_got; /* and was this */
+    uint64_t field_got;               /* and was this */
 };
 WIRE_ASSERT(sizeof(struct region_program) == 128);
 WIRE_ASSERT(offsetof(struct region_program, submit_word) == 64);

@@ -258,8 +258,7 @@ enum wire_verdict wire_check_payload(const struct wire_submit *submit, const uin
         return REFUSE(RESUME_TEXT_BYTES, 0, (uint64_t)submit->max_tokens * 256,
                       spec.resume_text_bytes);
     if (submit->bytes - parts.prompt_off > limits->prompt_bytes_max)
-        return REFUSE(PROMPT_BYTES, 1, limits->prompt_bytes_max,
-                      submit->bytes - parts.prompt_off);
+        return REFUSE(PROMPT_BYTES, 1, limits->prompt_bytes_max, submit->bytes - parts.prompt_off);
     verdict = check_lists(&spec, &parts, payload, limits, fault);
     if (verdict != WIRE_OK)
         return verdict;

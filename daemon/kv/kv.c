@@ -39,8 +39,7 @@ int kv_new(const struct kv_config *config, struct kv **ret_kv)
         return -ENOMEM;
     kv->config = *config;
     kv->seqs = calloc(config->seqs_max, sizeof *kv->seqs);
-    kv->seq_pages =
-        calloc((size_t)config->seqs_max * config->seq_pages_max, sizeof *kv->seq_pages);
+    kv->seq_pages = calloc((size_t)config->seqs_max * config->seq_pages_max, sizeof *kv->seq_pages);
     kv->seq_free = calloc(config->seqs_max, sizeof *kv->seq_free);
     kv->freed = calloc(config->pages_count, sizeof *kv->freed);
     int r = tree_init(&kv->tree, config);
@@ -125,8 +124,8 @@ bool kv_freed_next(struct kv *kv, uint32_t *ret_page)
 
 static bool room_for(const struct kv *kv, uint32_t reserve_pages)
 {
-    return kv->seq_free_count > 0 && (uint64_t)kv->tree.used_count + kv->reserved + reserve_pages <=
-                                         kv->config.pages_count;
+    return kv->seq_free_count > 0 &&
+           (uint64_t)kv->tree.used_count + kv->reserved + reserve_pages <= kv->config.pages_count;
 }
 
 static uint32_t seq_take(struct kv *kv, uint32_t tenant, uint32_t group, uint32_t reserve_pages)
@@ -161,8 +160,8 @@ uint32_t kv_seq_match(struct kv *kv, uint32_t seq, const uint32_t *tokens, uint3
     uint32_t pages_max = (count - 1) / page_tokens;
     while (q->pages_count < pages_max && q->reserved > 0) {
         uint32_t before = q->pages_count ? pages[q->pages_count - 1] : TREE_NONE;
-        uint32_t page = tree_find(&kv->tree, q->tenant, before,
-                                  tokens + (size_t)q->pages_count * page_tokens);
+        uint32_t page =
+            tree_find(&kv->tree, q->tenant, before, tokens + (size_t)q->pages_count * page_tokens);
         if (page == TREE_NONE)
             break;
         page_hold(kv, page, q->group);

@@ -35,7 +35,8 @@ struct kv_config {
     uint32_t buckets_count; /* of the tree's table; 0: by pages_count. Tests make it collide. */
 };
 
-struct kv_copy { /* positions 0 .. valid_tokens - 1 of page from go to page to; 0: nothing to copy */
+struct
+    kv_copy { /* positions 0 .. valid_tokens - 1 of page from go to page to; 0: nothing to copy */
     uint32_t from;
     uint32_t to;
     uint32_t valid_tokens;

@@ -47,9 +47,9 @@ struct tree_list { /* of groups */
 struct tree {
     struct tree_page *pages;
     struct tree_group *groups;
-    uint32_t *tokens;  /* [pages, page_tokens] */
-    uint32_t *buckets; /* first page of the chain */
-    uint32_t *free;    /* stack */
+    uint32_t *tokens;            /* [pages, page_tokens] */
+    uint32_t *buckets;           /* first page of the chain */
+    uint32_t *free;              /* stack */
     struct tree_list waiting[2]; /* groups with leaves: [0] without, [1] with a living sequence */
     uint64_t releases_count;
     uint64_t evictions_count;

@@ -82,7 +82,8 @@ static void job_run(struct encode *e)
     memcpy(e->copy, e->text, bytes); /* with the mutex: encode_forget() waits for it */
     pthread_mutex_unlock(&e->mutex);
     uint32_t count = 0;
-    int result = codec_encode(e->codec, e->scratch, e->copy, bytes, chat, e->ids, e->ids_max, &count);
+    int result =
+        codec_encode(e->codec, e->scratch, e->copy, bytes, chat, e->ids, e->ids_max, &count);
     pthread_mutex_lock(&e->mutex);
     e->result = result;
     e->count = count;

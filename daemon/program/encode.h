@@ -19,7 +19,7 @@ void encode_free(struct encode *encode);
 
 enum encode_result {
     ENCODE_DONE = 0,
-    ENCODE_BUSY = 1, /* the worker is at it: ask again when encode_fd() is readable */
+    ENCODE_BUSY = 1,   /* the worker is at it: ask again when encode_fd() is readable */
     ENCODE_E_MANY = 2, /* more than ids_max tokens */
     ENCODE_E_CHAT = 3, /* the model has no chat template that we know */
 };

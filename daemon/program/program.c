@@ -28,7 +28,7 @@ struct programs {
     struct programs_config config;
     struct sched *sched;
     struct encode *encode; /* NULL: the byte codec, prompts are only counted */
-    struct program *all; /* those from fresh_count on were never touched: no memory behind them */
+    struct program *all;   /* those from fresh_count on were never touched: no memory behind them */
     uint32_t fresh_count;
     struct program_list news;
     struct program_list free;
@@ -364,8 +364,8 @@ static void token_take(struct programs *ps, const struct sched_result *result)
     }
     p->view.state = DYNASOR_STATE_RUNNING;
     ps->stats.tokens_count++;
-    bool last = p->view.tokens_count + 1 == p->spec.max_tokens ||
-                ends(ps, p, result->sampled.token);
+    bool last =
+        p->view.tokens_count + 1 == p->spec.max_tokens || ends(ps, p, result->sampled.token);
     if (token_store(ps, p, result->sampled.token, last) || last) {
         finish(ps, p, DYNASOR_STATE_DONE, DYNASOR_OK);
         return;

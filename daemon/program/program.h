@@ -24,8 +24,8 @@
 struct programs;
 
 #define PROGRAM_NONE UINT32_MAX
-#define PROGRAM_BUFFER_TOKENS 64u /* undelivered tokens of one program; a power of two */
-#define PROGRAM_BUFFER_BYTES 2048u /* undelivered text; a power of two */
+#define PROGRAM_BUFFER_TOKENS 64u       /* undelivered tokens of one program; a power of two */
+#define PROGRAM_BUFFER_BYTES 2048u      /* undelivered text; a power of two */
 #define PROGRAM_INLINE_TEXT_BYTES 2048u /* longer prompts are the text worker's: about 50 us */
 #define PROGRAM_SHORT_PROMPT_BYTES 24u  /* are copied */
 
@@ -52,7 +52,7 @@ struct program_spec {
     struct program_sampling sampling;
     const uint8_t *prompt; /* kept until program_free(), unless it is short; tokens: aligned */
     uint64_t seed;
-    uint32_t tenant; /* whose earlier prompts this one may share KV with */
+    uint32_t tenant;    /* whose earlier prompts this one may share KV with */
     uint32_t algorithm; /* enum dynasor_algorithm */
     uint32_t streams;   /* enum dynasor_stream */
     uint32_t max_tokens;
@@ -83,7 +83,7 @@ struct program_view {
 
 struct programs_config {
     uint32_t programs_max;
-    uint32_t context_tokens;  /* most tokens of a prompt */
+    uint32_t context_tokens; /* most tokens of a prompt */
     uint64_t prompt_bytes_max;
     const struct codec *codec;
 };

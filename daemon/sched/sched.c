@@ -238,8 +238,7 @@ int sched_fork(struct sched *s, uint32_t parent, const struct sched_seq_args *ar
     if (!q)
         return SCHED_E_FULL;
     /* At least the last token is computed anew: sampling needs its logits. */
-    uint32_t computed =
-        p->computed_count < prompt_tokens ? p->computed_count : prompt_tokens - 1;
+    uint32_t computed = p->computed_count < prompt_tokens ? p->computed_count : prompt_tokens - 1;
     if (kv_seq_fork(s->kv, p->kv, pages_for(total), computed, &kv) != 0) {
         TAILQ_INSERT_HEAD(&s->free, q, link);
         return SCHED_E_FULL;
@@ -391,8 +390,8 @@ static void row_pages(struct sched *s, struct engine_batch *b, const struct seq 
     const struct engine_row *before = row - 1;
     uint32_t of_before = pages_for((uint64_t)before->position + before->tokens_count);
     uint32_t of_this = pages_for((uint64_t)row->position + 1);
-    row->shared_pages = pages_in_common(table - b->pages_stride, table,
-                                        of_before < of_this ? of_before : of_this);
+    row->shared_pages =
+        pages_in_common(table - b->pages_stride, table, of_before < of_this ? of_before : of_this);
 }
 
 /* False: no room in the batch's lists; it waits for the next step. */

@@ -69,7 +69,7 @@ int bpe_scratch_init(struct bpe_scratch *s, const struct bpe *b, uint64_t word_b
         return -ENOMEM;
     *s = (struct bpe_scratch){0};
     s->symbols = malloc((word_bytes_max + 1) * sizeof *s->symbols);
-    s->nodes = malloc((3 * word_bytes_max + 1) * sizeof *s->nodes);
+    s->nodes = malloc((2 * word_bytes_max + 1) * sizeof *s->nodes);
     s->lists = malloc((b->merges_count + 1) * sizeof *s->lists);
     s->ranks = malloc((b->merges_count + 1) * sizeof *s->ranks);
     if (!s->symbols || !s->nodes || !s->lists || !s->ranks)
@@ -163,10 +163,12 @@ static void merge_short(const struct bpe *b, struct bpe_scratch *s)
 /* ---- long words -------------------------------------------------------------------------------- */
 
 /* Pairs that can merge lie in a list for each rank, in the order of their places; a heap has the
- * ranks whose lists are not empty. Its size is bounded by the number of merges, not by the word. What
- * a merge of rank r makes is longer than both halves of r's pair, so nothing is added to r's list
- * while it is being emptied, and each list is sorted at most once before that. Each pair is added
- * once at the beginning, and two with each merge. */
+ * ranks whose lists are not empty. Its size is bounded by the number of merges, not by the word. One pair
+ * for each symbol is added at the beginning; each merge takes one and adds two at most.
+ *
+ * Adding at the end keeps a list in order. Two pairs of one rank are of the same two tokens, and these
+ * came of the same merges within the same text, which no merge across their edges disturbed. At each
+ * of these merges the one on the left went first, so the pair on the left is added first as well. */
 
 static void rank_push(struct bpe_scratch *s, uint32_t rank)
 {
@@ -206,63 +208,17 @@ static void pair_add(const struct bpe *b, struct bpe_scratch *s, uint32_t at)
     s->nodes[node] = (struct bpe_node){.at = at, .next = NONE};
     if (list->head == NONE) {
         list->head = node;
-        list->unsorted = false;
         rank_push(s, merge->rank);
     } else {
         s->nodes[list->tail].next = node;
-        list->unsorted |= at < s->nodes[list->tail].at;
     }
     list->tail = node;
-}
-
-static uint32_t lists_merge(struct bpe_node *nodes, uint32_t a, uint32_t b)
-{
-    uint32_t head = NONE;
-    uint32_t *link = &head;
-    while (a != NONE && b != NONE) {
-        uint32_t *from = nodes[a].at <= nodes[b].at ? &a : &b;
-        *link = *from;
-        link = &nodes[*from].next;
-        *from = *link;
-    }
-    *link = a != NONE ? a : b;
-    return head;
-}
-
-/* Ascending runs, merged in pairs of equal size: bins[i] holds 2^i runs. */
-static void list_sort(struct bpe_scratch *s, struct bpe_list *list)
-{
-    uint32_t bins[32];
-    struct bpe_node *nodes = s->nodes;
-    memset(bins, 0xff, sizeof bins);
-    for (uint32_t rest = list->head; rest != NONE;) {
-        uint32_t run = rest, last = rest, i;
-        while (nodes[last].next != NONE && nodes[nodes[last].next].at >= nodes[last].at)
-            last = nodes[last].next;
-        rest = nodes[last].next;
-        nodes[last].next = NONE;
-        for (i = 0; bins[i] != NONE; i++) {
-            run = lists_merge(nodes, bins[i], run);
-            bins[i] = NONE;
-        }
-        bins[i] = run;
-    }
-    uint32_t all = NONE;
-    for (uint32_t i = 0; i < 32; i++)
-        all = lists_merge(nodes, bins[i], all);
-    list->head = all;
-    list->unsorted = false;
-    while (nodes[all].next != NONE)
-        all = nodes[all].next;
-    list->tail = all;
 }
 
 /* The leftmost pair of the lowest rank; it may have gone since it was added. */
 static uint32_t pair_take(struct bpe_scratch *s, uint32_t rank)
 {
     struct bpe_list *list = &s->lists[rank];
-    if (list->unsorted)
-        list_sort(s, list);
     uint32_t node = list->head, at = s->nodes[node].at;
     list->head = s->nodes[node].next;
     s->nodes[node].next = s->node_free;

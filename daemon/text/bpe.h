@@ -50,7 +50,6 @@ struct bpe_node {
 struct bpe_list {
     uint32_t head;
     uint32_t tail;
-    bool unsorted;
 };
 struct bpe_scratch {
     struct bpe_symbol *symbols;

@@ -101,12 +101,33 @@ static const struct chat families[] = {
     {.name = "deepseek-r1-think", DEEPSEEK, .answer = "<｜Assistant｜><think>\n"},
 };
 
-/* Published templates: the hash (XXH3, 64 bits) of the text, and what it writes. */
+/* Published templates: the low half of the hash of the text, with a line end in a string written as
+ * one or as its escape. Rendered by Jinja, each writes what its family does; that of Llama 3.2 where it
+ * is not told the day. */
 static const struct {
     uint64_t hash;
     const char *family;
 } published[] = {
-    {0, NULL},
+    {0x24f6d97f87d647f5, "llama-2"},    /* Llama-2-7b-chat-hf */
+    {0xcb7c5112dfc4a3b0, "llama-2"},    /* the same */
+    {0x80e4830e93c6d9f7, "llama-3"},    /* Meta-Llama-3-8B-Instruct, first */
+    {0xb97891b7adc1beb8, "llama-3"},    /* the same */
+    {0x866fc8fa50da12fe, "llama-3"},    /* Meta-Llama-3-8B-Instruct */
+    {0x9799ad6e2dea0594, "llama-3"},    /* the same */
+    {0x41032903ea170582, "llama-3.1"},  /* Llama-3.2-1B-Instruct */
+    {0xa5d004210ebce758, "mistral-v1"}, /* Mistral-7B-Instruct-v0.2, Mixtral-8x7B-Instruct-v0.1 */
+    {0x344edb205734f341, "gemma"},      /* gemma-7b-it, gemma-2-2b-it */
+    {0x2c2e86beabccd2a4, "gemma"},      /* the same */
+    {0xc79034a9d5f0ae58, "qwen2"},      /* Qwen2-7B-Instruct */
+    {0xd5d943bd0bd9082f, "qwen2"},      /* the same */
+    {0xe2be9fd6966bb5eb, "qwen3"},      /* ChatML without a system message of its own */
+    {0x56191e205a440263, "qwen3"},      /* the same */
+    {0x94a6330d43aa662a, "phi-3"},      /* Phi-3-mini-4k-instruct */
+    {0x82fc89c04c54ba66, "phi-3"},      /* the same */
+    {0x57b9f91cf031b03a, "phi-3"},      /* Phi-3.5-mini-instruct */
+    {0xcd8aff863abd4554, "phi-3"},      /* the same */
+    {0xda222732fd2b3f7b, "phi-3"},      /* Phi-3-vision-128k-instruct */
+    {0xf4262e46cc81f0e0, "phi-3"},      /* the same */
 };
 
 const struct chat *chat_find(const char *text, size_t bytes)
@@ -114,7 +135,7 @@ const struct chat *chat_find(const char *text, size_t bytes)
     const char *name = text;
     uint64_t hash = hash_bytes(text, bytes, 0).low;
     for (size_t i = 0; i < sizeof published / sizeof published[0]; i++)
-        if (published[i].family && published[i].hash == hash) {
+        if (published[i].hash == hash) {
             name = published[i].family;
             bytes = strlen(name);
         }

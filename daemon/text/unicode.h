@@ -17,7 +17,7 @@ enum unicode_class {                       /* bits */
                      UNICODE_SPACE = 64,        /* White_Space */
                      UNICODE_PUNCTUATION = 128, /* P* */
                      UNICODE_WORD = 256,        /* \w of UTS 18 */
-                     UNICODE_OTHER = 512,        /* C*, but for those not assigned */
+                     UNICODE_OTHER = 512,       /* C*, but for those not assigned */
 };
 uint32_t unicode_classes(uint32_t code);
 

@@ -88,16 +88,16 @@ struct dynasor_bias {
 /* How tokens are chosen: penalties, biases, temperature, top_k, top_p, min_p, in this order, then by
  * chance (the program's seed). Stop strings end a program DONE; its text ends before the stop. */
 struct dynasor_sampling {
-    uint32_t size;            /* sizeof(struct dynasor_sampling) */
-    uint32_t top_k;           /* the k most probable tokens; 0: all */
-    float temperature;        /* 0: always the most probable token; .. 100 */
-    float top_p;              /* smallest set of tokens with so much probability; 0 or 1: all */
-    float min_p;              /* tokens with so much of the greatest probability; 0: all; .. 1 */
-    float repetition_penalty; /* of tokens seen in prompt or output; 0 or 1: none; .. 100 */
-    float presence_penalty;   /* off the logit of tokens seen in the output; -100 .. 100 */
-    float frequency_penalty;  /* the same for each time it was seen; -100 .. 100 */
-    uint32_t biases_count;    /* .. DYNASOR_BIASES_MAX */
-    uint32_t stops_count;     /* .. DYNASOR_STOPS_MAX */
+    uint32_t size;              /* sizeof(struct dynasor_sampling) */
+    uint32_t top_k;             /* the k most probable tokens; 0: all */
+    float temperature;          /* 0: always the most probable token; .. 100 */
+    float top_p;                /* smallest set of tokens with so much probability; 0 or 1: all */
+    float min_p;                /* tokens with so much of the greatest probability; 0: all; .. 1 */
+    float repetition_penalty;   /* of tokens seen in prompt or output; 0 or 1: none; .. 100 */
+    float presence_penalty;     /* off the logit of tokens seen in the output; -100 .. 100 */
+    float frequency_penalty;    /* the same for each time it was seen; -100 .. 100 */
+    uint32_t biases_count;      /* .. DYNASOR_BIASES_MAX */
+    uint32_t stops_count;       /* .. DYNASOR_STOPS_MAX */
     uint32_t stop_tokens_count; /* .. DYNASOR_STOP_TOKENS_MAX */
     uint32_t stop_include;      /* 1: the text includes the stop string */
     uint32_t ignore_eos;        /* 1: the model's end tokens do not end the program */
@@ -117,7 +117,7 @@ struct dynasor_program_options {
     const uint32_t *prompt_tokens; /* prompt_tokens_count token ids; exactly one of the two */
     size_t prompt_bytes;
     size_t prompt_tokens_count;
-    uint64_t user_data; /* comes back in each event of the program */
+    uint64_t user_data;                      /* comes back in each event of the program */
     const struct dynasor_sampling *sampling; /* copied; default: temperature 1, nothing else */
     uint32_t chat; /* 1: prompt_text is a user's message for the model's chat template */
     uint32_t reserved;

@@ -3,6 +3,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "shm/atomic.h"
+
 uint64_t cpu_kv_page_bytes(enum ops_dtype activation, uint32_t head_dim)
 {
     return 2ull * OPS_PAGE_TOKENS * cpu_padded(head_dim) * cpu_element_bytes(activation);
@@ -79,9 +81,10 @@ static void block_begin(const struct ops_device *d, const struct ops_attention *
     b->totals = b->states + ATTENTION_QUERIES_MAX;
     b->work = (float *)(void *)(b->totals + ATTENTION_QUERIES_MAX);
     for (uint32_t i = 0; i < count; i++) {
-        uint64_t head = (uint64_t)(b->row_first + i / b->group) * a->heads +
-                        b->kv_head * b->group + i % b->group;
-        memcpy(b->queries + i * padded, (const uint8_t *)a->q + head * dim * element, dim * element);
+        uint64_t head = (uint64_t)(b->row_first + i / b->group) * a->heads + b->kv_head * b->group +
+                        i % b->group;
+        memcpy(b->queries + i * padded, (const uint8_t *)a->q + head * dim * element,
+               dim * element);
         memset(b->queries + i * padded + dim * element, 0, padded - dim * element);
     }
     memset(b->queries + count * padded, 0, 16 * padded);
@@ -163,5 +166,5 @@ void attention_run(struct ops_device *d, const struct ops_attention *a, uint32_t
         bytes += block_run(d, a, &b, d->scratch[thread], page, span);
         write(d, a, &b);
     }
-    (void)__atomic_fetch_add(&d->stats.kv_bytes_read, bytes, __ATOMIC_RELAXED);
+    (void)shm_fetch_add_u64(&d->stats.kv_bytes_read, bytes);
 }

@@ -40,9 +40,9 @@ bool attention_sees(const struct ops_attention *args, uint32_t row, uint32_t pag
                     uint32_t *ret_first, uint32_t *ret_last);
 uint64_t attention_scratch_bytes(void);
 
-typedef void attention_page_fn(const struct ops_attention *args, const struct attention_block *block,
-                               uint32_t page, const uint8_t *kv, uint32_t row_first,
-                               uint32_t row_end);
+typedef void attention_page_fn(const struct ops_attention *args,
+                               const struct attention_block *block, uint32_t page,
+                               const uint8_t *kv, uint32_t row_first, uint32_t row_end);
 typedef void attention_span_fn(struct attention_state *total, const struct attention_state *span,
                                uint32_t dim);
 typedef void attention_write_fn(struct ops_device *device, const struct ops_attention *args,

@@ -1,4 +1,4 @@
-/* kernels/cpu/attention_body.h — qkv() and attention() of ops.h in simd.h. Included by the file of each level,
+/* kernels/cpu/attention_body.h — attention() of ops.h in simd.h. Included by the file of each level,
  * which defines LEVEL(name).
  *
  * Work is cut into blocks of ATTENTION_ROWS neighbouring rows times a KV head. A block goes through the pages
@@ -7,58 +7,6 @@
  * is there: that is what makes the result independent of the batch. */
 #pragma once
 #include "kernels/cpu/attention_vec.h"
-
-/* ---- qkv ------------------------------------------------------------------------------------- */
-
-static void head_rotate(const struct ops_qkv *a, uint32_t row, const float *weight, const float *in,
-                        float *out)
-{
-    uint32_t dim = a->kv.head_dim, half = a->rotary_dim / 2;
-    float scale = 1;
-    if (weight) {
-        vec squares = {0};
-        for (uint32_t j = 0; j < dim; j += SIMD_LANES) {
-            vec x = vec_load_part(in + j, dim - j < SIMD_LANES ? dim - j : SIMD_LANES, 0);
-            squares += x * x;
-        }
-        scale = 1.0f / sqrtf(vec_sum(squares) / (float)dim + a->norm_epsilon);
-    }
-    for (uint32_t j = 0; j < dim; j++)
-        out[j] = weight ? in[j] * scale * weight[j] : in[j];
-    const float *cosine = a->cosine + (uint64_t)row * half, *sine = a->sine + (uint64_t)row * half;
-    for (uint32_t j = 0; j < half; j++) {
-        float x = out[j], y = out[j + half];
-        out[j] = x * cosine[j] - y * sine[j];
-        out[j + half] = y * cosine[j] + x * sine[j];
-    }
-}
-
-static void qkv_row(struct ops_device *d, const struct ops_qkv *a, uint32_t row)
-{
-    uint32_t dim = a->kv.head_dim, all = a->heads + 2 * a->kv.kv_heads;
-    const float *in = a->qkv + (uint64_t)row * all * dim;
-    uint32_t position = a->batch.position[row], at = position % OPS_PAGE_TOKENS;
-    uint32_t page = attention_page(&a->batch, row, position / OPS_PAGE_TOKENS);
-    float rotated[ATTENTION_DIM_MAX];
-    for (uint32_t h = 0; h < a->heads; h++) {
-        head_rotate(a, row, a->q_norm, in + h * dim, rotated);
-        to_act(d, a->q, ((uint64_t)row * a->heads + h) * dim, rotated, dim);
-    }
-    for (uint32_t h = 0; h < a->kv.kv_heads; h++) {
-        uint8_t *kv = attention_kv(d, &a->kv, page, h);
-        if (at == 0)
-            memset(kv, 0, cpu_kv_page_bytes(d->config.activation, dim));
-        head_rotate(a, row, a->k_norm, in + (a->heads + h) * dim, rotated);
-        attention_put(d, kv, dim, at, rotated, in + (a->heads + a->kv.kv_heads + h) * dim);
-    }
-}
-
-static void LEVEL(cpu_qkv)(struct ops_device *d, const struct ops_qkv *a, uint32_t thread)
-{
-    (void)thread;
-    for (uint32_t row; (row = cpu_chunk_next(d)) < a->batch.tokens_count;)
-        qkv_row(d, a, row);
-}
 
 /* ---- attention ------------------------------------------------------------------------------- */
 
@@ -135,15 +83,13 @@ SIMD_INLINE void query_page(const struct ops_attention *a, bool f32, const void 
         vec_store(weights, left);
         vec_store(weights + SIMD_LANES, right);
         for (uint32_t j = 0; j < dim; j += SIMD_LANES)
-            vec_store(values + j,
-                      values_f32(weights, (const float *)(const void *)v + j, dim));
+            vec_store(values + j, values_f32(weights, (const float *)(const void *)v + j, dim));
     } else {
         uint32_t weights[16];
         vech h[2] = {vec_to_bf16(left), vec_to_bf16(right)};
         memcpy(weights, h, sizeof weights);
         for (uint32_t j = 0; j < dim; j += SIMD_LANES)
-            vec_store(values + j,
-                      values_bf16(weights, (const uint32_t *)(const void *)v + j * 16));
+            vec_store(values + j, values_bf16(weights, (const uint32_t *)(const void *)v + j * 16));
     }
     state_add(state, dim, greatest, vec_sum(left) + vec_sum(right), values);
 }
@@ -162,7 +108,8 @@ SIMD_INLINE void queries_page(const struct ops_attention *a, bool f32,
 }
 
 static void queries_page_bf16(const struct ops_attention *a, const struct attention_block *b,
-                              uint32_t page, const uint8_t *kv, uint32_t row_first, uint32_t row_end)
+                              uint32_t page, const uint8_t *kv, uint32_t row_first,
+                              uint32_t row_end)
 {
     queries_page(a, false, b, page, kv, row_first, row_end);
 }
@@ -173,12 +120,14 @@ static void queries_page_f32(const struct ops_attention *a, const struct attenti
     queries_page(a, true, b, page, kv, row_first, row_end);
 }
 
-static void LEVEL(cpu_attention_bf16)(struct ops_device *d, const struct ops_attention *a, uint32_t thread)
+static void LEVEL(cpu_attention_bf16)(struct ops_device *d, const struct ops_attention *a,
+                                      uint32_t thread)
 {
     attention_run(d, a, thread, queries_page_bf16, span_add, block_write);
 }
 
-static void LEVEL(cpu_attention_f32)(struct ops_device *d, const struct ops_attention *a, uint32_t thread)
+static void LEVEL(cpu_attention_f32)(struct ops_device *d, const struct ops_attention *a,
+                                     uint32_t thread)
 {
     attention_run(d, a, thread, queries_page_f32, span_add, block_write);
 }
@@ -218,7 +167,7 @@ static void full_row(struct ops_device *d, const struct ops_attention_full *a, u
 }
 
 static void LEVEL(cpu_attention_full)(struct ops_device *d, const struct ops_attention_full *a,
-                               uint32_t thread)
+                                      uint32_t thread)
 {
     uint32_t items = a->tokens_count * a->heads;
     for (uint32_t i; (i = cpu_chunk_next(d)) < items;)

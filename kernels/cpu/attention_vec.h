@@ -5,7 +5,7 @@
 #include "kernels/cpu/simd.h"
 
 SIMD_INLINE void to_act(const struct ops_device *d, void *to, uint64_t at, const float *from,
-                   uint32_t count)
+                        uint32_t count)
 {
     if (d->config.activation == OPS_F32) {
         memcpy((float *)to + at, from, count * sizeof(float));
@@ -55,14 +55,15 @@ SIMD_INLINE void state_add(struct attention_state *state, uint32_t dim, float gr
 }
 
 /* A span's state into the total. */
-static __attribute__((unused)) void span_add(struct attention_state *total, const struct attention_state *span, uint32_t dim)
+static __attribute__((unused)) void span_add(struct attention_state *total,
+                                             const struct attention_state *span, uint32_t dim)
 {
     if (span->sum > 0)
         state_add(total, dim, span->greatest, span->sum, span->values);
 }
 
 static __attribute__((unused)) void block_write(struct ops_device *d, const struct ops_attention *a,
-                        const struct attention_block *b)
+                                                const struct attention_block *b)
 {
     uint32_t dim = a->kv.head_dim;
     for (uint32_t i = 0; i < b->rows_count * b->group; i++) {

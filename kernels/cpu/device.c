@@ -115,8 +115,7 @@ static void *device_slab(struct ops_device *d)
 
 static uint64_t matrix_bytes(enum ops_dtype activation, uint32_t n, uint32_t k)
 {
-    return activation == OPS_F32 ? 4ull * cpu_padded(n) * k
-                                 : 2ull * cpu_padded(n) * cpu_padded(k);
+    return activation == OPS_F32 ? 4ull * cpu_padded(n) * k : 2ull * cpu_padded(n) * cpu_padded(k);
 }
 
 static int device_sync(struct ops_device *d)

@@ -62,8 +62,8 @@ static void LEVEL(cpu_gemm_bf16)(struct ops_device *d, const struct ops_gemm *a,
     for (uint32_t panel; (panel = cpu_chunk_next(d)) < panels;) {
         const uint32_t *w = (const uint32_t *)a->w.data + (uint64_t)panel * PANEL * k / 2;
         for (uint32_t row = 0; row < a->rows_count;) {
-            const uint32_t *x =
-                (const uint32_t *)(const void *)packed + (uint64_t)(row / 16) * 8 * k + row % 16 * 16;
+            const uint32_t *x = (const uint32_t *)(const void *)packed +
+                                (uint64_t)(row / 16) * 8 * k + row % 16 * 16;
             if (row % 16 <= 12 && a->rows_count - row >= 4) {
                 gemm_bf16_4(a, x, w, row, panel * PANEL);
                 row += 4;

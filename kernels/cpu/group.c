@@ -1,15 +1,15 @@
 #include <errno.h>
 #include <sched.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "kernels/cpu/group.h"
+#include "shm/atomic.h"
 
 struct ops_group {
     uint32_t ranks_count;
-    _Atomic uint32_t arrived;
-    _Atomic uint32_t round;
-    const void *_Atomic shown[GROUP_RANKS_MAX];
+    uint32_t arrived;
+    uint32_t round;
+    uint64_t shown[GROUP_RANKS_MAX];
 };
 
 int cpu_group_new(uint32_t ranks_count, struct ops_group **ret_group)
@@ -36,14 +36,14 @@ uint32_t cpu_group_count(const struct ops_group *group)
 
 static void meet(struct ops_group *g)
 {
-    uint32_t round = atomic_load_explicit(&g->round, memory_order_relaxed);
-    if (atomic_fetch_add_explicit(&g->arrived, 1, memory_order_acq_rel) + 1 == g->ranks_count) {
-        atomic_store_explicit(&g->arrived, 0, memory_order_relaxed);
-        atomic_fetch_add_explicit(&g->round, 1, memory_order_release);
+    uint32_t round = shm_load_u32(&g->round);
+    if (shm_fetch_add_full_u32(&g->arrived, 1) + 1 == g->ranks_count) {
+        shm_store_u32(&g->arrived, 0);
+        (void)shm_fetch_add_full_u32(&g->round, 1);
         return;
     }
     /* Ranks may share a processor with each other: spinning long would keep the others from coming. */
-    for (uint32_t i = 0; atomic_load_explicit(&g->round, memory_order_acquire) == round; i++) {
+    for (uint32_t i = 0; shm_load_acquire_u32(&g->round) == round; i++) {
         if (i < 1000)
             __builtin_ia32_pause();
         else
@@ -53,13 +53,13 @@ static void meet(struct ops_group *g)
 
 void cpu_group_show(struct ops_group *g, uint32_t rank, const void *data)
 {
-    atomic_store_explicit(&g->shown[rank], data, memory_order_relaxed);
+    shm_store_u64(&g->shown[rank], (uintptr_t)data);
     meet(g);
 }
 
 const void *cpu_group_of(struct ops_group *g, uint32_t rank)
 {
-    return atomic_load_explicit(&g->shown[rank], memory_order_relaxed);
+    return (const void *)(uintptr_t)shm_load_u64(&g->shown[rank]);
 }
 
 void cpu_group_done(struct ops_group *g)

@@ -3,6 +3,7 @@
 #pragma once
 #include "kernels/cpu/attention_body.h"
 #include "kernels/cpu/gemm_body.h"
+#include "kernels/cpu/qkv_body.h"
 #include "kernels/cpu/rows_body.h"
 #include "kernels/cpu/sample_body.h"
 

@@ -113,8 +113,8 @@ static void embed_task(struct ops_device *d, const void *args, uint32_t thread)
             out[k] = a->scale *
                      (d->config.activation == OPS_F32
                           ? ((const float *)a->table.data)[f32_at(a->token[i], k, columns)]
-                          : f32_of_bf16(
-                                ((const uint16_t *)a->table.data)[bf16_at(a->token[i], k, padded)]));
+                          : f32_of_bf16((
+                                (const uint16_t *)a->table.data)[bf16_at(a->token[i], k, padded)]));
     }
 }
 
@@ -186,8 +186,7 @@ void cpu_pages_copy(struct ops_device *d, const struct ops_pages_copy *a)
 
 void cpu_pages_poison(struct ops_device *d, const struct ops_pages_poison *a)
 {
-    uint64_t bytes =
-        a->kv.kv_heads * cpu_kv_page_bytes(d->config.activation, a->kv.head_dim);
+    uint64_t bytes = a->kv.kv_heads * cpu_kv_page_bytes(d->config.activation, a->kv.head_dim);
     for (uint32_t i = 0; i < a->pages_count; i++)
         memset(attention_kv(d, &a->kv, a->host_pages[i], 0), 0xff, bytes);
 }
@@ -212,7 +211,8 @@ void cpu_all_reduce(struct ops_device *d, const struct ops_all_reduce *a)
     for (uint32_t r = 0; r < ranks; r++) {
         uint64_t from = a->count * r / ranks, to = a->count * (r + 1) / ranks;
         if (r != rank)
-            memcpy(a->x + from, (const float *)cpu_group_of(g, r) + from, (to - from) * sizeof *a->x);
+            memcpy(a->x + from, (const float *)cpu_group_of(g, r) + from,
+                   (to - from) * sizeof *a->x);
     }
     cpu_group_done(g);
 }

@@ -33,7 +33,8 @@ const uint8_t *pack_rows(struct ops_device *d, const void *x, uint32_t rows_coun
     uint32_t blocks = (rows_count + ROWS - 1) / ROWS;
     for (uint32_t b; (b = cpu_chunk_next(d)) < blocks;) {
         uint32_t rows = rows_count - b * ROWS < ROWS ? rows_count - b * ROWS : ROWS;
-        pack_block((uint16_t *)(void *)d->packed + b * block, from + (uint64_t)b * ROWS * k, rows, k);
+        pack_block((uint16_t *)(void *)d->packed + b * block, from + (uint64_t)b * ROWS * k, rows,
+                   k);
     }
     cpu_barrier(d);
     return d->packed;

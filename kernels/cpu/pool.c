@@ -2,14 +2,15 @@
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "kernels/cpu/internal.h"
+#include "shm/atomic.h"
 
-#define SPINS 4000u /* about 40 us of pauses: launches of a step follow each other faster than that */
+#define SPINS                                                                                      \
+    4000u /* about 40 us of pauses: launches of a step follow each other faster than that */
 
 struct cpu_pool {
     uint32_t threads_count; /* the caller's included */
@@ -20,13 +21,13 @@ struct cpu_pool {
         uint32_t cpu;
     } * starts;
     uint32_t started;
-    _Atomic uint32_t run;      /* rises by one with each launch; workers wait for it */
-    _Atomic uint32_t sleepers; /* workers in futex_wait */
-    _Atomic uint32_t left;     /* workers that are not done with this run */
-    _Atomic uint32_t chunk;
-    _Atomic uint32_t arrived; /* at the barrier */
-    _Atomic uint32_t barriers;
-    _Atomic bool stop;
+    uint32_t run;      /* rises by one with each launch; workers wait for it */
+    uint32_t sleepers; /* workers in futex_wait */
+    uint32_t left;     /* workers that are not done with this run */
+    uint32_t chunk;
+    uint32_t arrived; /* at the barrier */
+    uint32_t barriers;
+    uint32_t stop;
     struct ops_device *device;
     cpu_task *task;
     const void *args;
@@ -38,24 +39,24 @@ static void pause_once(void)
 }
 
 /* Waits until *word is not seen. */
-static void wait_change(struct cpu_pool *p, _Atomic uint32_t *word, uint32_t seen)
+static void wait_change(struct cpu_pool *p, uint32_t *word, uint32_t seen)
 {
     for (uint32_t i = 0; i < SPINS; i++) {
-        if (atomic_load_explicit(word, memory_order_acquire) != seen)
+        if (shm_load_acquire_u32(word) != seen)
             return;
         pause_once();
     }
     /* Sleeper first, then the word once more inside futex_wait: whoever changes it looks for sleepers
-     * afterwards, so one of the two sees the other (both sequentially consistent). */
-    atomic_fetch_add(&p->sleepers, 1);
-    while (atomic_load(word) == seen)
+     * afterwards, so one of the two sees the other: each side has a full exchange before its look. */
+    (void)shm_fetch_add_full_u32(&p->sleepers, 1);
+    while (shm_load_acquire_u32(word) == seen)
         (void)syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
-    atomic_fetch_sub(&p->sleepers, 1);
+    (void)shm_fetch_add_full_u32(&p->sleepers, UINT32_MAX); /* one less */
 }
 
-static void wake_all(struct cpu_pool *p, _Atomic uint32_t *word)
+static void wake_all(struct cpu_pool *p, uint32_t *word)
 {
-    if (atomic_load(&p->sleepers))
+    if (shm_load_acquire_u32(&p->sleepers))
         (void)syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
 }
 
@@ -64,7 +65,8 @@ static void keep_on(uint32_t cpu)
     cpu_set_t set;
     CPU_ZERO(&set);
     CPU_SET(cpu, &set);
-    (void)pthread_setaffinity_np(pthread_self(), sizeof set, &set); /* elsewhere it is only slower */
+    (void)pthread_setaffinity_np(pthread_self(), sizeof set,
+                                 &set); /* elsewhere it is only slower */
 }
 
 static void *worker(void *argument)
@@ -77,10 +79,10 @@ static void *worker(void *argument)
     for (;;) {
         wait_change(p, &p->run, seen);
         seen++;
-        if (atomic_load_explicit(&p->stop, memory_order_acquire))
+        if (shm_load_acquire_u32(&p->stop))
             return NULL;
         p->task(p->device, p->args, start->thread);
-        atomic_fetch_sub_explicit(&p->left, 1, memory_order_release);
+        (void)shm_fetch_add_full_u32(&p->left, UINT32_MAX); /* one less */
     }
 }
 
@@ -112,8 +114,8 @@ void cpu_pool_free(struct cpu_pool *p)
 {
     if (!p)
         return;
-    atomic_store(&p->stop, true);
-    atomic_fetch_add(&p->run, 1);
+    shm_store_u32(&p->stop, 1);
+    (void)shm_fetch_add_full_u32(&p->run, 1);
     wake_all(p, &p->run);
     for (uint32_t i = 1; i <= p->started; i++)
         (void)pthread_join(p->threads[i], NULL); /* joinable and not joined before */
@@ -131,7 +133,7 @@ void cpu_run(struct ops_device *d, cpu_task *task, const void *args)
 {
     struct cpu_pool *p = d->pool;
     d->stats.launches_count++;
-    atomic_store_explicit(&p->chunk, 0, memory_order_relaxed);
+    shm_store_u32(&p->chunk, 0);
     if (p->threads_count == 1) {
         task(d, args, 0);
         return;
@@ -139,12 +141,12 @@ void cpu_run(struct ops_device *d, cpu_task *task, const void *args)
     p->device = d;
     p->task = task;
     p->args = args;
-    atomic_store_explicit(&p->left, p->threads_count - 1, memory_order_relaxed);
-    atomic_fetch_add(&p->run, 1); /* publishes all of that */
+    shm_store_u32(&p->left, p->threads_count - 1);
+    (void)shm_fetch_add_full_u32(&p->run, 1); /* publishes all of that */
     wake_all(p, &p->run);
     task(d, args, 0);
     /* The others are at their last chunk: never long, unless one lost its processor. */
-    for (uint32_t i = 0; atomic_load_explicit(&p->left, memory_order_acquire); i++) {
+    for (uint32_t i = 0; shm_load_acquire_u32(&p->left); i++) {
         if (i < 100 * SPINS)
             pause_once();
         else
@@ -154,20 +156,20 @@ void cpu_run(struct ops_device *d, cpu_task *task, const void *args)
 
 uint32_t cpu_chunk_next(struct ops_device *d)
 {
-    return atomic_fetch_add_explicit(&d->pool->chunk, 1, memory_order_relaxed);
+    return shm_fetch_add_full_u32(&d->pool->chunk, 1);
 }
 
 void cpu_barrier(struct ops_device *d)
 {
     struct cpu_pool *p = d->pool;
-    uint32_t round = atomic_load_explicit(&p->barriers, memory_order_relaxed);
-    if (atomic_fetch_add_explicit(&p->arrived, 1, memory_order_acq_rel) + 1 == p->threads_count) {
-        atomic_store_explicit(&p->arrived, 0, memory_order_relaxed);
-        atomic_store_explicit(&p->chunk, 0, memory_order_relaxed);
-        atomic_fetch_add_explicit(&p->barriers, 1, memory_order_release);
+    uint32_t round = shm_load_u32(&p->barriers);
+    if (shm_fetch_add_full_u32(&p->arrived, 1) + 1 == p->threads_count) {
+        shm_store_u32(&p->arrived, 0);
+        shm_store_u32(&p->chunk, 0);
+        (void)shm_fetch_add_full_u32(&p->barriers, 1);
         return;
     }
-    for (uint32_t i = 0; atomic_load_explicit(&p->barriers, memory_order_acquire) == round; i++) {
+    for (uint32_t i = 0; shm_load_acquire_u32(&p->barriers) == round; i++) {
         if (i < 100 * SPINS)
             pause_once();
         else

@@ -123,7 +123,8 @@ static void LEVEL(cpu_row_mean)(struct ops_device *d, const struct ops_row_mean 
     for (uint32_t row; (row = cpu_chunk_next(d)) < a->rows_count;) {
         vec sum = {0};
         for (uint32_t j = 0; j < a->columns; j += SIMD_LANES)
-            sum += vec_load_part(a->in + (uint64_t)row * a->columns + j, lanes_at(j, a->columns), 0);
+            sum +=
+                vec_load_part(a->in + (uint64_t)row * a->columns + j, lanes_at(j, a->columns), 0);
         a->out[row] = vec_sum(sum) / (float)a->columns;
     }
 }
@@ -135,7 +136,8 @@ static void LEVEL(cpu_softcap)(struct ops_device *d, const struct ops_softcap *a
     for (uint64_t c; (c = cpu_chunk_next(d)) < chunks;) {
         uint64_t end = (c + 1) * ADD_CHUNK < a->count ? (c + 1) * ADD_CHUNK : a->count;
         for (uint64_t i = c * ADD_CHUNK; i < end; i += SIMD_LANES) {
-            uint32_t count = lanes_at((uint32_t)(i - c * ADD_CHUNK), (uint32_t)(end - c * ADD_CHUNK));
+            uint32_t count =
+                lanes_at((uint32_t)(i - c * ADD_CHUNK), (uint32_t)(end - c * ADD_CHUNK));
             vec x = vec_tanh(vec_load_part(a->x + i, count, 0) / a->cap) * a->cap;
             vec_store_part(a->x + i, x, count);
         }

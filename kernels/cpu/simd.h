@@ -102,8 +102,8 @@ SIMD_INLINE vec vec_exp(vec x)
     x = vec_pick(x > high, high, x);
     x = vec_pick(tiny, low, x);
     vec scaled = x * 1.44269504088896341f;
-    veci n = __builtin_convertvector(scaled + vec_pick(scaled < 0, vec_set(-0.5f), vec_set(0.5f)),
-                                     veci);
+    veci n =
+        __builtin_convertvector(scaled + vec_pick(scaled < 0, vec_set(-0.5f), vec_set(0.5f)), veci);
     vec whole = __builtin_convertvector(n, vec);
     vec r = x - whole * 0.693359375f;
     r = r - whole * -2.12194440e-4f;

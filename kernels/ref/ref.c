@@ -1,6 +1,5 @@
 #include "kernels/ref/ref.h"
 
-
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -189,8 +188,8 @@ static void norm(struct ops_device *d, const struct ops_norm *a)
         double scale = 1 / sqrt(square / a->columns + a->epsilon);
         for (uint32_t j = 0; j < a->columns; j++) {
             uint64_t at = (uint64_t)i * a->columns + j;
-            float y = (float)((a->in[at] - mean) * scale * a->weight[j] +
-                              (a->bias ? a->bias[j] : 0));
+            float y =
+                (float)((a->in[at] - mean) * scale * a->weight[j] + (a->bias ? a->bias[j] : 0));
             if (a->add_to)
                 a->add_to[at] += y;
             if (a->out)
@@ -298,8 +297,8 @@ static void attend(struct ops_device *d, const struct ops_attention *a, uint32_t
         const void *page = kv_head(d, &a->kv, page_of(&a->batch, row, p), kv);
         double score = 0;
         for (uint32_t j = 0; j < dim; j++)
-            score += (double)act_get(d, a->q, q + j) *
-                     act_get(d, page, (p % OPS_PAGE_TOKENS) * dim + j);
+            score +=
+                (double)act_get(d, a->q, q + j) * act_get(d, page, (p % OPS_PAGE_TOKENS) * dim + j);
         score *= a->scale;
         if (a->softcap > 0)
             score = a->softcap * tanh(score / a->softcap);

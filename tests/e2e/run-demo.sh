@@ -1,11 +1,12 @@
 #!/bin/bash
-# What `make run` shows: a daemon of its own with the simulated engine at a human pace, a prompt that
-# is answered character by character, token ids of programs side by side, the daemon's own view.
+# What `make run` shows: a daemon of its own with a small model of random weights (real files, no sense), a
+# prompt that is answered word by word, token ids of programs side by side, the daemon's own view.
 # Takes a few seconds, needs no rights and leaves nothing behind.
 
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 build=${DYN_BUILD:-$PWD/build}
+. tests/e2e/lib_model.sh
 work=$(mktemp -d "${TMPDIR:-/tmp}/dynasor.XXXXXX") || exit 1
 socket=$work/dynasor.sock
 control=$work/control.sock
@@ -25,18 +26,10 @@ show() {
     "$@"
 }
 
-cat >"$work/dynasord.conf" <<END
-[daemon]
-socket_path = $socket
-control_path = $control
-
-[engine]
-simulate = 1
-# 12 ms a token: about 80 tokens a second for each program
-sim_step_ns = 12000000
-END
-printf '$ dynasord --config %s\n' "$work/dynasord.conf"
-"$build/bin/dynasord" --config "$work/dynasord.conf" &
+demo_model "$work/model" || exit 1
+printf '$ dynasord --policy %s\n' "$work/model"
+"$build/bin/dynasord" --policy "$work/model" --config /dev/null --set daemon.socket_path="$socket" \
+    --set daemon.control_path="$control" &
 daemon_pid=$!
 for _ in $(seq 250); do
     "$build/bin/dynasorctl" --socket "$control" status >/dev/null 2>&1 && break

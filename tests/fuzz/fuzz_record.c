@@ -148,8 +148,7 @@ static void run_payload(const struct wire_submit *submit, const uint8_t *arena,
         return;
     if (submit->flags & WIRE_SUBMIT_PAYLOAD) {
         memcpy(copy, arena + submit->u.payload.offset, bytes);
-        enum wire_verdict verdict =
-            wire_check_payload(submit, copy, limits, &spec, &parts, &fault);
+        enum wire_verdict verdict = wire_check_payload(submit, copy, limits, &spec, &parts, &fault);
         if (verdict != WIRE_OK) {
             judge_fault(verdict, &fault);
             free(copy);

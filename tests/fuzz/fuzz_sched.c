@@ -21,7 +21,7 @@
 #include "daemon/text/codec.h"
 
 #define PLACES_MAX 12u
-#define TOKENS_MAX 4096u /* of a step: more than all prompts have */
+#define TOKENS_MAX 4096u       /* of a step: more than all prompts have */
 #define SCRIPT_BYTES_MAX 1024u /* longer ones are slow and show nothing else */
 #define REQUIRE(condition)                                                                         \
     do {                                                                                           \
@@ -59,11 +59,10 @@ static uint8_t next_u8(struct script *s)
 static uint32_t token_alone(struct rig *r, uint64_t seed, uint32_t branch, uint32_t position)
 {
     r->single->rows_count = r->single->tokens_count = 1;
-    r->single->rows[0] =
-        (struct engine_row){.tokens_count = 1,
-                            .want = ENGINE_WANT_TOKEN,
-                            .sampling = {.forced_token = OPS_NONE,
-                                         .random = rng_u32(seed, branch, position)}};
+    r->single->rows[0] = (struct engine_row){
+        .tokens_count = 1,
+        .want = ENGINE_WANT_TOKEN,
+        .sampling = {.forced_token = OPS_NONE, .random = rng_u32(seed, branch, position)}};
     REQUIRE(engine_post(r->oracle, r->single, 0) == ENGINE_OK);
     REQUIRE(engine_next(r->oracle, UINT64_MAX) == r->single);
     return r->single->outputs[0].sampled.token;
@@ -279,7 +278,8 @@ static bool model_paused(const struct program_view *v)
 {
     return v->state < DYNASOR_STATE_DONE &&
            (v->tokens_count - v->tokens_taken >= PROGRAM_BUFFER_TOKENS ||
-            v->text_bytes_count - v->text_bytes_taken > PROGRAM_BUFFER_BYTES - CODEC_PUSH_BYTES_MAX);
+            v->text_bytes_count - v->text_bytes_taken >
+                PROGRAM_BUFFER_BYTES - CODEC_PUSH_BYTES_MAX);
 }
 
 static void sizes_check(const struct program_view *v)

@@ -18,7 +18,7 @@
 
 static const struct kind {
     const char *config;
-    bool biases, qk_norms, after_norms, head, score, bert;
+    bool biases, more_biases, qk_norms, after_norms, head, score, bert;
 } kinds[TINY_KIND_COUNT] = {
     [TINY_LLAMA] = {.config = "\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\","
                               "\"hidden_act\":\"silu\",\"tie_word_embeddings\":false,"
@@ -33,6 +33,13 @@ static const struct kind {
                               "\"attention_bias\":false,"
                               "\"rope_theta\":1000000.0,\"rms_norm_eps\":1e-6",
                     .qk_norms = true},
+    [TINY_BIASED] = {.config = "\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\","
+                               "\"hidden_act\":\"silu\",\"tie_word_embeddings\":false,"
+                               "\"attention_bias\":true,\"mlp_bias\":true,"
+                               "\"rope_theta\":10000.0,\"rms_norm_eps\":1e-5",
+                     .head = true,
+                     .biases = true,
+                     .more_biases = true},
     [TINY_GEMMA2] = {.config =
                          "\"architectures\":[\"Gemma2ForCausalLM\"],\"model_type\":\"gemma2\","
                          "\"hidden_act\":\"gelu_pytorch_tanh\","
@@ -109,10 +116,11 @@ static void put_decoder(struct writer *w, const struct kind *kind)
                    "self_attn.k_proj");
         put_linear(w, KV_HEADS * HEAD_DIM, TINY_HIDDEN, kind->biases, prefix, i,
                    "self_attn.v_proj");
-        put_linear(w, TINY_HIDDEN, HEADS * HEAD_DIM, false, prefix, i, "self_attn.o_proj");
-        put_linear(w, INNER, TINY_HIDDEN, false, prefix, i, "mlp.gate_proj");
-        put_linear(w, INNER, TINY_HIDDEN, false, prefix, i, "mlp.up_proj");
-        put_linear(w, TINY_HIDDEN, INNER, false, prefix, i, "mlp.down_proj");
+        put_linear(w, TINY_HIDDEN, HEADS * HEAD_DIM, kind->more_biases, prefix, i,
+                   "self_attn.o_proj");
+        put_linear(w, INNER, TINY_HIDDEN, kind->more_biases, prefix, i, "mlp.gate_proj");
+        put_linear(w, INNER, TINY_HIDDEN, kind->more_biases, prefix, i, "mlp.up_proj");
+        put_linear(w, TINY_HIDDEN, INNER, kind->more_biases, prefix, i, "mlp.down_proj");
         put(w, TINY_HIDDEN, 0, one, 0.3f, "%s%u.input_layernorm.weight", prefix, i);
         put(w, TINY_HIDDEN, 0, one, 0.3f, "%s%u.post_attention_layernorm.weight", prefix, i);
         if (kind->after_norms) {

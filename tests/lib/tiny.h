@@ -8,10 +8,11 @@ enum tiny_kind {
     TINY_LLAMA = 0,  /* grouped queries, own output matrix */
     TINY_QWEN2 = 1,  /* biases, tied */
     TINY_QWEN3 = 2,  /* query and key norms */
-    TINY_GEMMA2 = 3, /* norms behind, windows, softcaps, embedding scale */
-    TINY_REWARD = 4, /* Qwen2ForSequenceClassification */
-    TINY_BERT = 5,
-    TINY_KIND_COUNT = 6,
+    TINY_BIASED = 3, /* Llama with a bias at every matrix */
+    TINY_GEMMA2 = 4, /* norms behind, windows, softcaps, embedding scale; last that writes */
+    TINY_REWARD = 5, /* Qwen2ForSequenceClassification */
+    TINY_BERT = 6,
+    TINY_KIND_COUNT = 7,
 };
 
 #define TINY_VOCABULARY 320u

@@ -168,31 +168,41 @@ static void compare_logits(const struct rig *rig, const struct schedule_seq *a,
     }
 }
 
+/* Mixed, on three threads, against each sequence alone in one chunk on one thread. */
+static void compare_mixed_with_alone(struct options o, const char *folder, uint64_t seed)
+{
+    struct rig rig = {.rng = {.state = seed}}, mixed = {.rng = {.state = ~seed}};
+    struct schedule_seq seqs[SEQS];
+    rig_open(&rig, &o, folder);
+    o.threads_count = 3;
+    rig_open(&mixed, &o, folder);
+    seqs_new(seqs, &rig.rng, rig.info.vocabulary, true);
+    run(&mixed, seqs, SEQS, 40, ENGINE_POLICY, 0);
+    for (uint32_t q = 0; q < SEQS; q++) {
+        struct schedule_seq alone = run_alone(&rig, &seqs[q], LONG_MAX, ENGINE_POLICY, 0);
+        compare_logits(&rig, &seqs[q], &alone);
+        free(alone.logits);
+        free(alone.outputs);
+        free(alone.known);
+    }
+    seqs_free(seqs);
+    rig_close(&mixed);
+    rig_close(&rig);
+}
+
 static void logits_depend_on_the_prefix_alone(void **state)
 {
     (void)state;
     uint64_t seed = seed_of_run();
-    for (uint32_t i = 0; i < 2 * (TINY_GEMMA2 + 1); i++) {
-        struct options o = {.kind = i / 2, .float32 = i % 2, .level = ALL_LEVELS};
-        struct rig rig = {.rng = {.state = seed + i}}, again = {.rng = {.state = seed + i}};
-        struct schedule_seq seqs[SEQS];
-        char *folder = tiny_write(o.kind, seed);
-        printf("kind %u, %s\n", o.kind, o.float32 ? "float32" : "bf16");
-        rig_open(&rig, &o, folder);
-        o.threads_count = 3;
-        rig_open(&again, &o, folder);
-        seqs_new(seqs, &rig.rng, rig.info.vocabulary, true);
-        run(&again, seqs, SEQS, 40, ENGINE_POLICY, 0);
-        for (uint32_t q = 0; q < SEQS; q++) {
-            struct schedule_seq alone = run_alone(&rig, &seqs[q], LONG_MAX, ENGINE_POLICY, 0);
-            compare_logits(&rig, &seqs[q], &alone);
-            free(alone.logits);
-            free(alone.outputs);
-            free(alone.known);
+    for (enum tiny_kind kind = TINY_LLAMA; kind <= TINY_GEMMA2; kind++) {
+        char *folder = tiny_write(kind, seed);
+        for (uint32_t i = 0; i < 2 * CPU_LEVEL_COUNT; i++) {
+            struct options o = {.kind = kind, .float32 = i % 2, .level = (int32_t)(i / 2)};
+            if (!cpu_ops(i / 2))
+                continue;
+            printf("kind %u, %s, level %u\n", kind, o.float32 ? "float32" : "bf16", i / 2);
+            compare_mixed_with_alone(o, folder, seed + i);
         }
-        seqs_free(seqs);
-        rig_close(&again);
-        rig_close(&rig);
         tiny_remove(folder);
     }
 }
@@ -201,12 +211,18 @@ static void signals_depend_on_the_prefix_alone(void **state)
 {
     (void)state;
     uint64_t seed = seed_of_run();
-    for (uint32_t i = 0; i < 4; i++) {
-        bool reward = i >= 2;
-        struct options o = {.kind = reward ? TINY_REWARD : TINY_LLAMA,
-                            .role = reward ? ENGINE_REWARD : ENGINE_POLICY,
+    static const struct {
+        enum tiny_kind kind;
+        enum engine_role role;
+    } cases[] = {{TINY_LLAMA, ENGINE_POLICY},
+                 {TINY_REWARD, ENGINE_REWARD}, /* value head */
+                 {TINY_QWEN2, ENGINE_REWARD}}; /* mean of the logits */
+    for (uint32_t i = 0; i < 2 * COUNT_OF(cases); i++) {
+        struct options o = {.kind = cases[i / 2].kind,
+                            .role = cases[i / 2].role,
                             .float32 = i % 2,
                             .level = ALL_LEVELS};
+        bool reward = o.role == ENGINE_REWARD;
         uint32_t want = reward ? 0 : ENGINE_WANT_TOKEN | ENGINE_WANT_DOT;
         struct rig rig = {.rng = {.state = seed + i}};
         struct schedule_seq seqs[SEQS];

@@ -142,6 +142,15 @@ static void windows_are_of_the_right_layers(void **state)
         assert_int_equal(w.window[i], i < 21 ? 0 : 4096);
     }
     assert_int_equal(config("phi3-mini-4k").window[31], 2047);
+    char message[ARCH_MESSAGE_BYTES], *text = config_text("qwen2.5-1.5b-window");
+    char *flag = strstr(text, "\"use_sliding_window\": true,");
+    assert_non_null(flag);
+    flag[2] = 'S'; /* another field, which is unknown */
+    assert_true(arch_parse("x", text, strlen(text), &w, message) != 0);
+    memcpy(flag, "\"use_sliding_window\":false,", 27);
+    assert_int_equal(arch_parse("x", text, strlen(text), &w, message), 0);
+    for (uint32_t i = 0; i < w.layers; i++)
+        assert_int_equal(w.window[i], 0);
 }
 
 static void frequencies_are_the_published_ones(void **state)

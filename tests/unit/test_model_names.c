@@ -176,29 +176,49 @@ static void wrong_tensors_are_named(void **state)
             "\"encoder.layer.0.output.dense.bias\" is missing");
 }
 
-/* In the names of one file: v_head.summary stands for score, whatever config.json calls the model. */
+static void put(const char *name, const char *bytes, size_t count)
+{
+    char path[128];
+    (void)snprintf(path, sizeof path, "%s/%s", folder, name);
+    FILE *f = fopen(path, "wb");
+    CHECK(f && fwrite(bytes, 1, count, f) == count && fclose(f) == 0, "%s", path);
+}
+
+/* A shard with v_head.summary makes a reward model of whatever config.json says; the output matrix
+ * is then idle. */
 static void value_heads_of_wrappers_are_found(void **state)
 {
-    static const char header[] =
-        "{\"v_head.summary.weight\":{\"dtype\":\"BF16\",\"shape\":[1,128],\"data_offsets\":[0,256]},"
-        "\"v_head.summary.bias\":{\"dtype\":\"BF16\",\"shape\":[1],\"data_offsets\":[256,258]}}";
-    static char file[1024];
+    static const char header[] = "{\"v_head.summary.weight\":{\"dtype\":\"BF16\",\"shape\":[1,128],"
+                                 "\"data_offsets\":[0,256]},\"v_head.summary.bias\":{\"dtype\":"
+                                 "\"BF16\",\"shape\":[1],\"data_offsets\":[256,258]}} ";
+    static const char begin[] = "\"weight_map\":{",
+                      added[] = "\"v_head.summary.weight\":\"v.safetensors\","
+                                "\"v_head.summary.bias\":\"v.safetensors\",";
+    static char file[1024], index[65536], changed[66000];
     struct arch arch;
     char message[ARCH_MESSAGE_BYTES], path[128];
     uint64_t bytes = sizeof header - 1;
     (void)state;
-    make("llama", "bf16", "1000000000");
+    make("llama", "bf16", "100000");
     memcpy(file, &bytes, 8);
     memcpy(file + 8, header, bytes);
-    (void)snprintf(path, sizeof path, "%s/model.safetensors", folder);
-    FILE *f = fopen(path, "wb");
-    CHECK(f && fwrite(file, 1, 8 + bytes + 258, f) == 8 + bytes + 258 && fclose(f) == 0, "%s",
-          path);
+    put("v.safetensors", file, 8 + bytes + 258);
+    (void)snprintf(path, sizeof path, "%s/model.safetensors.index.json", folder);
+    FILE *f = fopen(path, "rb");
+    CHECK(f && fread(index, 1, sizeof index - 1, f) > 0 && fclose(f) == 0, "%s", path);
+    const char *at = strstr(index, begin);
+    CHECK(at, "no weight_map");
+    at += strlen(begin);
+    (void)snprintf(changed, sizeof changed, "%.*s%s%s", (int)(at - index), index, added, at);
+    put("model.safetensors.index.json", changed, strlen(changed));
     struct tensors *t = opened(&arch, message);
     assert_true(arch.head == ARCH_HEAD_LOGITS && !arch.score_sigmoid);
-    assert_int_equal(names_check(&arch, t, message, &names), -EINVAL); /* there is no body */
-    assert_non_null(strstr(message, "\"model.embed_tokens.weight\" is missing"));
+    int result = names_check(&arch, t, message, &names);
+    CHECK(result == 0, "%s", message);
     assert_true(arch.head == ARCH_HEAD_VALUE && arch.outputs == 1 && arch.score_sigmoid);
+    assert_string_equal(names_tensor(&names, NAMES_READOUT, 0)->name, "v_head.summary.weight");
+    assert_string_equal(names_tensor(&names, NAMES_READOUT_BIAS, 0)->name, "v_head.summary.bias");
+    assert_null(names_tensor(&names, NAMES_HEAD, 0));
     tensors_close(t);
 }
 

@@ -182,8 +182,10 @@ static void lengths_of_the_header_are_bounded(void **state)
     static uint8_t file[FILE_BYTES];
     char message[MESSAGE_BYTES], name[700], header[900];
     (void)state;
-    for (size_t i = 0; i < 8; i++)
+    for (size_t i = 0; i < 8; i++) {
         assert_int_equal(verdict(file, i, message), -EINVAL);
+        assert_non_null(strstr(message, "a file has at least 8"));
+    }
     size_t size = build(file, "{}", 0);
     file[0] = 3; /* one more than there is */
     assert_int_equal(verdict(file, size, message), -EINVAL);
@@ -304,7 +306,7 @@ static void an_index_says_what_its_shards_hold(void **state)
         {"{\"weight_map\":{\"a\":\"..safetensors\"}}", "is not the plain name"},
         {"{\"weight_map\":{\"a\":\"a..b.safetensors\"}}", "is not the plain name"},
         {"{\"weight_map\":{\"a\":\".safetensors\"}}", "is not the plain name"},
-        {"{\"weight_map\":{\"a\":\"" A "\\u0000\"}}", "is not the plain name"},
+        {"{\"weight_map\":{\"a\":\"" A "\\u0000" B "\"}}", "is not the plain name"},
         {"{\"weight_map\":{\"a\":\"s-1.bin\"}}", "is not the plain name"},
         {"{\"weight_map\":{\"a\":7}}", "is not the plain name"},
         {"{\"weight_map\":{\"a\":\"" A "\",\"a\":\"" B "\"}}", "duplicate"},

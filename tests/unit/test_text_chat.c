@@ -83,17 +83,27 @@ static void ids_check(const char *line, const char *name, const struct chat *cha
     CHECK(at == count, "%s: %u ids, not %u", line, count, at);
 }
 
+/* What comes before the next `end`, which becomes a zero byte. */
+static char *part_take(char **at, char end)
+{
+    char *part = *at, *edge = strchr(part, end);
+    CHECK(edge, "\"%s\" ends without %c", part, end);
+    *edge = 0;
+    *at = edge + 1;
+    return part;
+}
+
 /* family tokenizer roles text... = rendered|ids */
-static void line_check(char *line)
+static void line_check(char *at)
 {
     static uint8_t texts[TEXT_BYTES_MAX], want[TEXT_BYTES_MAX];
     struct chat_message messages[CHAT_MESSAGES_MAX];
     struct chat_text text = {.text = room};
-    char *at, *name = strtok_r(line, " ", &at), *tokenizer = strtok_r(NULL, " ", &at);
-    char *roles = strtok_r(NULL, " ", &at);
+    char *name = part_take(&at, ' '), *tokenizer = part_take(&at, ' ');
+    char *roles = part_take(&at, ' ');
     uint32_t used = 0, count = (uint32_t)strlen(roles);
     for (uint32_t i = 0; i < count; i++) {
-        uint32_t bytes = hex_read(strtok_r(NULL, " ", &at), texts + used);
+        uint32_t bytes = hex_read(part_take(&at, ' '), texts + used);
         messages[i] = (struct chat_message){.role = roles[i] == 's'   ? CHAT_SYSTEM
                                                     : roles[i] == 'u' ? CHAT_USER
                                                                       : CHAT_ASSISTANT,
@@ -101,8 +111,8 @@ static void line_check(char *line)
                                             .bytes = bytes};
         used += bytes;
     }
-    (void)strtok_r(NULL, " ", &at);
-    char *rendered = strtok_r(NULL, "|", &at);
+    (void)part_take(&at, ' ');
+    char *rendered = part_take(&at, '|');
     CHECK(chat_render(family(name), messages, count, &text), "%s %s", name, roles);
     uint32_t bytes = hex_read(rendered, want);
     CHECK(text.bytes == bytes && memcmp(text.text, want, bytes) == 0,
@@ -185,6 +195,25 @@ static void templates_markers_stay_whole(void **state)
     tokenizer_free(t);
 }
 
+/* ChatML as its authors publish it, with both ways to write a line end. */
+static void published_templates_are_known(void **state)
+{
+    static const char *const texts[] = {
+        "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + "
+        "'<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}{{ "
+        "'<|im_start|>assistant\\n' }}{% endif %}",
+        "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + "
+        "'<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ "
+        "'<|im_start|>assistant\n' }}{% endif %}"};
+    (void)state;
+    for (size_t i = 0; i < COUNT_OF(texts); i++) {
+        const struct chat *chat = chat_find(texts[i], strlen(texts[i]));
+        assert_non_null(chat);
+        assert_string_equal(chat_name(chat), "qwen3");
+        assert_null(chat_find(texts[i], strlen(texts[i]) - 1));
+    }
+}
+
 static void unknown_templates_and_wrong_turns_are_refused(void **state)
 {
     static const enum chat_role wrong[][3] = {{CHAT_ASSISTANT, CHAT_USER, CHAT_ASSISTANT},
@@ -215,6 +244,7 @@ int main(void)
         cmocka_unit_test(families_write_and_encode_the_same),
         cmocka_unit_test(users_never_write_special_tokens),
         cmocka_unit_test(templates_markers_stay_whole),
+        cmocka_unit_test(published_templates_are_known),
         cmocka_unit_test(unknown_templates_and_wrong_turns_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

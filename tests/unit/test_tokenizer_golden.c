@@ -136,25 +136,33 @@ static void decode_check(struct golden *g, const char *line)
     must_decode(g, ids, ids_read(line, ids), decoded, hex_read(hex, strlen(hex), decoded));
 }
 
+/* The line at *at, ended by a zero byte; NULL after the last. */
+static char *line_take(char **at)
+{
+    char *line = *at, *end = strchr(line, '\n');
+    if (!end)
+        return NULL;
+    *end = 0;
+    *at = end + 1;
+    return line;
+}
+
 static void lines_check(struct golden *g, char *ids, char *texts)
 {
     static uint8_t raw[TEXT_BYTES_MAX];
-    char *ids_at;
     uint32_t texts_count = 0;
-    char *text = texts;
-    for (char *line = strtok_r(ids, "\n", &ids_at); line; line = strtok_r(NULL, "\n", &ids_at)) {
+    for (char *line; (line = line_take(&ids));) {
         g->line++;
         if (strncmp(line, "decode ", 7) == 0) {
             decode_check(g, line + 7);
             continue;
         }
-        size_t digits = strcspn(text, "\n"); /* none, for the empty text */
-        CHECK(text[digits] == '\n' && digits / 2 <= TEXT_BYTES_MAX, "text %u", g->line);
-        text_check(g, line, raw, hex_read(text, digits, raw));
-        text += digits + 1;
+        char *text = line_take(&texts); /* may be empty */
+        CHECK(text && strlen(text) / 2 <= TEXT_BYTES_MAX, "text %u", g->line);
+        text_check(g, line, raw, hex_read(text, strlen(text), raw));
         texts_count++;
     }
-    CHECK(*text == 0 && texts_count >= TEXTS_MIN, "%s: %u texts", g->name, texts_count);
+    CHECK(*texts == 0 && texts_count >= TEXTS_MIN, "%s: %u texts", g->name, texts_count);
 }
 
 static void golden_check(const char *name)

@@ -261,8 +261,7 @@ static enum wire_verdict payload(uint32_t bytes, struct wire_spec spec, uint32_t
         copy[extra_at] = 1;
     r.submit.bytes = bytes;
     r.submit.max_tokens = max_tokens;
-    enum wire_verdict verdict =
-        wire_check_payload(&r.submit, copy, &limits, &got, &parts, &fault);
+    enum wire_verdict verdict = wire_check_payload(&r.submit, copy, &limits, &got, &parts, &fault);
     if (verdict == WIRE_OK) {
         assert_int_equal(parts.prompt_off, spec.spec_bytes);
         assert_memory_equal(&got, &spec, sizeof got);

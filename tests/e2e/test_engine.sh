@@ -1,0 +1,109 @@
+#!/bin/bash
+# timeout: 120
+# The real engine behind the daemon: a model's folder in, and through shared memory exactly the tokens that
+# dynasor-generate writes from the same folder, alone and in a crowd, and after a restart. Folders with
+# something wrong are refused by file and name before the daemon listens.
+
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+build=${DYN_BUILD:-$PWD/build}
+DYN_BUILD=$build
+. tests/e2e/lib_model.sh
+work=$(mktemp -d "${TMPDIR:-/tmp}/e2e.XXXXXX") || exit 1
+socket=$work/dynasor.sock
+control=$work/control.sock
+daemon_pid=
+
+fail() {
+    echo "FAIL: $*"
+    for log in "$work"/*.log; do [ -s "$log" ] && sed "s|^|$(basename "$log"): |" "$log" | tail -20; done
+    exit 1
+}
+# shellcheck disable=SC2317 # called by the trap
+cleanup() {
+    [ -z "$daemon_pid" ] || kill "$daemon_pid" 2>/dev/null
+    wait 2>/dev/null
+    rm -rf "$work"
+}
+trap cleanup EXIT
+
+daemon() { # arguments
+    "$build/bin/dynasord" --config /dev/null --set daemon.socket_path="$socket" \
+        --set daemon.control_path="$control" "$@" >"$work/daemon.log" 2>&1 &
+    daemon_pid=$!
+    for _ in $(seq 500); do
+        "$build/bin/dynasorctl" --socket "$control" status >/dev/null 2>&1 && return 0
+        kill -0 $daemon_pid 2>/dev/null || return 1
+        sleep 0.02
+    done
+    return 1
+}
+stop() {
+    kill -TERM $daemon_pid && wait $daemon_pid || fail "the daemon ended with $?"
+    daemon_pid=
+}
+
+demo_model "$work/model" || fail "no model"
+prompt="Count the ways in which 3 + 4 = 7."
+programs=6
+for n in $(seq $programs); do
+    "$build/bin/dynasor-generate" "$work/model" --ids --seed $((41 + n)) --max-tokens 60 -p "$prompt" \
+        2>"$work/generate.log" || fail "dynasor-generate"
+done | sed 's/ *$//' >"$work/wanted"
+[ "$(wc -l <"$work/wanted")" = $programs ] || fail "dynasor-generate wrote $(wc -l <"$work/wanted") lines"
+[ "$(sort -u "$work/wanted" | wc -l)" = $programs ] || fail "seeds do not change the tokens"
+
+stream() { # programs seed
+    "$build/examples/stream" --socket "$socket" --seed "$2" --max-tokens 60 --programs "$1" "$prompt" \
+        2>"$work/stream.log" |
+        awk '/ position / { n = $2; sub(/^.*: */, ""); t[n] = t[n] (t[n] == "" ? "" : " ") $0 }
+             END { for (n = 1; n in t; n++) print t[n] }'
+}
+for ranks in 1 2; do
+    daemon --policy "$work/model" --set engine.ranks=$ranks --set engine.float32=$((ranks - 1)) ||
+        fail "the daemon does not start with $ranks ranks"
+    grep -q 'policy: LlamaForCausalLM' "$work/daemon.log" || fail "the log does not name the model"
+    if [ $ranks = 1 ]; then
+        for n in $(seq $programs); do stream 1 $((41 + n)); done >"$work/alone"
+        stream $programs 42 >"$work/crowd"
+        diff "$work/wanted" "$work/alone" >"$work/diff.log" || fail "tokens differ, alone"
+        diff "$work/wanted" "$work/crowd" >"$work/diff.log" || fail "tokens differ, in a crowd"
+        "$build/examples/hello" --socket "$socket" "$prompt" >"$work/hello" || fail "hello"
+        iconv -f UTF-8 -t UTF-8 "$work/hello" >/dev/null || fail "hello's text is not UTF-8"
+    else
+        [ "$(stream 2 42 | wc -w)" -gt 2 ] || fail "two ranks write nothing"
+    fi
+    stop
+done
+echo "the daemon's tokens are dynasor-generate's, alone and in a crowd"
+
+refused() { # words in the message, then the daemon's arguments after --
+    local words=()
+    while [ "$1" != -- ]; do words+=("$1") && shift; done
+    shift
+    timeout 20 "$build/bin/dynasord" --config /dev/null --set daemon.socket_path="$socket" \
+        --set daemon.control_path="$control" "$@" >"$work/refused.log" 2>&1 &&
+        fail "accepted: $*"
+    for word in "${words[@]}"; do
+        grep -qF -- "$word" "$work/refused.log" || fail "the message for $* does not say $word"
+    done
+    [ ! -S "$socket" ] || fail "listens: $*"
+}
+refused 'no model' --policy --simulate --
+refused "$work/none" --policy -- --policy "$work/none"
+refused simulate policy -- --policy "$work/model" --simulate
+broken() { # name: a fresh copy to break
+    rm -rf "$work/$1" && cp -r "$work/model" "$work/$1"
+}
+broken no-config && rm "$work/no-config/config.json"
+refused config.json -- --policy "$work/no-config"
+broken no-tokens && rm "$work/no-tokens/tokenizer.json"
+refused tokenizer.json -- --policy "$work/no-tokens"
+broken cut && truncate -s -100 "$work/cut/model.safetensors"
+refused model.safetensors -- --policy "$work/cut"
+broken other && sed -i 's/"num_hidden_layers": 3/"num_hidden_layers": 4/' "$work/other/config.json"
+refused 'model.layers.3' -- --policy "$work/other"
+broken strange && sed -i 's/"vocab_size"/"alibi": true, "vocab_size"/' "$work/strange/config.json"
+refused alibi config.json -- --policy "$work/strange"
+refused "context of 1000000" 2048 -- --policy "$work/model" --set engine.context_tokens=1000000
+echo "folders with something wrong were refused by name"
