@@ -49,6 +49,7 @@ while read -r mode f; do
 done <<'END'
 755 usr/sbin/dynasord
 755 usr/bin/dynasorctl
+755 usr/bin/dynasor-generate
 644 usr/include/dynasor/client.h
 644 usr/include/dynasor/types.h
 644 usr/lib/libdynasor-client.so.1
@@ -60,6 +61,7 @@ done <<'END'
 644 usr/lib/sysusers.d/dynasor.conf
 644 usr/lib/tmpfiles.d/dynasor.conf
 644 usr/share/man/man1/dynasorctl.1
+644 usr/share/man/man1/dynasor-generate.1
 644 usr/share/man/man5/dynasord.conf.5
 644 usr/share/man/man8/dynasord.8
 644 etc/dynasor/dynasord.conf
@@ -68,7 +70,7 @@ END
     fail "libdynasor-client.so is not a link to libdynasor-client.so.1"
 odd=$(find "$tree" -type f ! -perm 644 ! -perm 755)
 [ -z "$odd" ] || fail "odd modes: $odd"
-[ "$(find "$tree" -type f -perm 755 | wc -l)" = 2 ] || fail "more than two programs"
+[ "$(find "$tree" -type f -perm 755 | wc -l)" = 3 ] || fail "not three programs"
 for f in systemd/*.service systemd/*.socket; do # /usr is what stands in the sources
     cmp -s "$f" "$tree/usr/lib/systemd/system/$(basename "$f")" || fail "$f was changed"
 done
