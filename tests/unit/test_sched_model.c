@@ -1,0 +1,369 @@
+/* timeout: 240 */
+/* tests/unit/test_sched_model.c: scheduler, KV pages and the real engine together, on a tiny model and a cache
+ * that is too small. Sequences come, fork, pause and go at random, freed pages are poisoned with NaN, and
+ * each must write, bit for bit, what it writes alone. What one tenant gets and when does not depend on
+ * whether another asked the same before. 100,000 short sequences leave nothing behind and allocate
+ * nothing. */
+#include <inttypes.h>
+#include <malloc.h>
+#include <math.h>
+#include <poll.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "daemon/sched/sched.h"
+#include "tests/lib/check.h"
+#include "tests/lib/tiny.h"
+
+#define ROWS_MAX 12u
+#define TOKENS_MAX 48u /* of a step: prompts come in chunks */
+#define SEQS_MAX 24u
+#define LENGTH_MAX 160u /* prompt and answer */
+#define OWN_MAX 12u
+#define PAGES 48u
+
+struct written {
+    uint32_t token;
+    float log_probability;
+    float entropy;
+};
+
+struct life { /* of one sequence */
+    uint32_t prompt[LENGTH_MAX];
+    uint32_t prompt_count;
+    struct written own[OWN_MAX];
+    uint32_t own_count;
+    uint32_t wanted;
+    uint64_t seed;
+    uint32_t seq;
+    bool alive;
+    bool paused;
+};
+
+struct rig {
+    char *folder;
+    struct engine *engine;
+    struct sched *sched;
+    uint64_t steps;
+};
+
+/* Those that wrote all they wanted, up to so many. */
+#define ENDED_MAX 256u
+static struct life ended[ENDED_MAX];
+static uint32_t ended_count;
+
+static void engine_make(struct rig *r, enum tiny_kind kind, uint32_t kv_pages)
+{
+    char message[ENGINE_MESSAGE_BYTES] = "";
+    struct engine_info info;
+    struct engine_config config = {.ranks_count = 1,
+                                   .cpu_level = -1,
+                                   .rows_max = ROWS_MAX,
+                                   .tokens_max = TOKENS_MAX,
+                                   .context_tokens = LENGTH_MAX,
+                                   .kv_bytes = 1u << 20,
+                                   .dot_layer = -1};
+    r->folder = tiny_write(kind, 5);
+    config.directory[ENGINE_POLICY] = r->folder;
+    CHECK(engine_open(&config, message, &r->engine) == 0, "%s", message);
+    engine_info(r->engine, ENGINE_POLICY, &info);
+    config.kv_bytes = config.kv_bytes / info.kv_pages * kv_pages; /* exactly so many */
+    engine_close(r->engine);
+    CHECK(engine_open(&config, message, &r->engine) == 0, "%s", message);
+    engine_info(r->engine, ENGINE_POLICY, &info);
+    assert_int_equal(info.kv_pages, kv_pages);
+}
+
+static void sched_make(struct rig *r)
+{
+    assert_int_equal(sched_new(&(struct sched_config){.seqs_max = SEQS_MAX,
+                                                      .groups_max = 4,
+                                                      .rows_max = ROWS_MAX,
+                                                      .tokens_max = TOKENS_MAX,
+                                                      .poison = true},
+                               r->engine, &r->sched),
+                     0);
+    r->steps = 0;
+}
+
+static void rig_close(struct rig *r)
+{
+    engine_close(r->engine);
+    tiny_remove(r->folder);
+}
+
+static struct sched_seq_args args_of(const struct life *l, uint32_t user, uint32_t tenant)
+{
+    return (struct sched_seq_args){.seed = l->seed,
+                                   .user = user,
+                                   .tenant = tenant,
+                                   .group = user % 4,
+                                   .prompt = l->prompt,
+                                   .prompt_tokens = l->prompt_count,
+                                   .max_tokens = l->wanted,
+                                   .sampling = {.temperature = 0.8f,
+                                                .top_p = 0.95f,
+                                                .repetition = user % 2 ? 1.1f : 1,
+                                                .confidence_count = 8}};
+}
+
+/* One step, or nothing to do: false. Results go to the lives, whose number is the user. */
+static bool step(struct rig *r, struct life *lives)
+{
+    struct sched_result result;
+    if (sched_poll(r->sched, 0) == 0 && sched_due_ns(r->sched) == UINT64_MAX &&
+        sched_fd(r->sched) < 0)
+        return false;
+    while (sched_due_ns(r->sched) == UINT64_MAX) {
+        struct pollfd fd = {.fd = sched_fd(r->sched), .events = POLLIN};
+        if (poll(&fd, 1, 0) == 0) {
+            struct sched_stats stats;
+            sched_stats(r->sched, &stats);
+            if (stats.steps_count == r->steps)
+                return false; /* nothing is in flight */
+            (void)poll(&fd, 1, 1000);
+        }
+        if (sched_poll(r->sched, 0))
+            break;
+    }
+    struct sched_stats stats;
+    sched_stats(r->sched, &stats);
+    r->steps = stats.steps_count;
+    while (sched_next(r->sched, &result)) {
+        struct life *l = &lives[result.user];
+        assert_int_equal(result.sampled.numeric, 0); /* a poisoned page would show here */
+        assert_int_equal(result.position, l->own_count);
+        l->own[l->own_count++] = (struct written){
+            result.sampled.token, result.sampled.log_probability, result.sampled.entropy};
+        if (l->own_count == l->wanted) {
+            sched_remove(r->sched, l->seq);
+            l->alive = false;
+            if (ended_count < ENDED_MAX)
+                ended[ended_count++] = *l;
+        }
+    }
+    return true;
+}
+
+static void run_alone(struct rig *r, const struct life *like)
+{
+    struct life l = *like;
+    struct sched *kept = r->sched;
+    uint64_t steps = r->steps;
+    l.own_count = 0;
+    sched_make(r);
+    struct sched_seq_args args = args_of(&l, 0, 1);
+    args.sampling = args_of(&l, (uint32_t)like->seed, 1).sampling;
+    assert_int_equal(sched_add(r->sched, &args, &l.seq), SCHED_OK);
+    while (l.own_count < like->own_count)
+        (void)step(r, &l);
+    assert_memory_equal(l.own, like->own, like->own_count * sizeof l.own[0]);
+    sched_free(r->sched);
+    r->sched = kept;
+    r->steps = steps;
+}
+
+static void add(struct rig *r, struct life *lives, uint32_t user, struct rng *rng)
+{
+    struct life *l = &lives[user];
+    *l = (struct life){.seed = user, .wanted = 1 + (uint32_t)rng_below(rng, OWN_MAX)};
+    l->prompt_count = 1 + (uint32_t)rng_below(rng, 100);
+    uint32_t like = (uint32_t)rng_below(rng, 3); /* few beginnings, so that some are known */
+    for (uint32_t i = 0; i < l->prompt_count; i++)
+        l->prompt[i] = (like * 31 + i * 7) % TINY_VOCABULARY;
+    if (rng_below(rng, 2))
+        l->prompt[l->prompt_count / 2] = (uint32_t)rng_below(rng, TINY_VOCABULARY);
+    struct sched_seq_args args = args_of(l, user, 1);
+    l->alive = sched_add(r->sched, &args, &l->seq) == SCHED_OK;
+}
+
+static void fork_one(struct rig *r, struct life *lives, uint32_t user, uint32_t parent,
+                     struct rng *rng)
+{
+    const struct life *p = &lives[parent];
+    struct life *l = &lives[user];
+    *l = *p;
+    l->seed = user;
+    l->own_count = 0;
+    l->wanted = 1 + (uint32_t)rng_below(rng, OWN_MAX);
+    for (uint32_t i = 0; i < p->own_count; i++)
+        l->prompt[l->prompt_count++] = p->own[i].token;
+    uint32_t more = (uint32_t)rng_below(rng, 5);
+    if (l->prompt_count + more + l->wanted > LENGTH_MAX) {
+        l->alive = false;
+        return;
+    }
+    struct sched_seq_args args = args_of(l, user, 1);
+    args.prompt = l->prompt + l->prompt_count;
+    args.prompt_tokens = more;
+    for (uint32_t i = 0; i < more; i++)
+        l->prompt[l->prompt_count++] = (uint32_t)rng_below(rng, TINY_VOCABULARY);
+    l->paused = false;
+    l->alive = sched_fork(r->sched, p->seq, &args, &l->seq) == SCHED_OK;
+}
+
+static void operate(struct rig *r, struct life *lives, uint32_t user, struct rng *rng)
+{
+    struct life *l = &lives[user];
+    uint32_t what = (uint32_t)rng_below(rng, 12), other = (uint32_t)rng_below(rng, SEQS_MAX);
+    if (!l->alive) {
+        if (what < 6 || !lives[other].alive)
+            add(r, lives, user, rng);
+        else
+            fork_one(r, lives, user, other, rng);
+    } else if (what == 0) {
+        sched_remove(r->sched, l->seq);
+        l->alive = false;
+        l->own_count = 0; /* in flight, perhaps: nothing to compare */
+    } else if (what == 1) {
+        sched_pause(r->sched, l->seq);
+        l->paused = true;
+    } else if (what == 2) {
+        sched_resume(r->sched, l->seq);
+        l->paused = false;
+    }
+}
+
+static void sched_sequences_write_what_they_write_alone(void **state)
+{
+    (void)state;
+    struct rng rng = {.state = check_number("SEED", now_ns())};
+    printf("SEED=%" PRIu64 "\n", rng.state);
+    static const enum tiny_kind kinds[] = {TINY_LLAMA, TINY_GEMMA2};
+    for (uint32_t k = 0; k < COUNT_OF(kinds); k++) {
+        static struct life lives[SEQS_MAX];
+        struct rig r;
+        memset(lives, 0, sizeof lives);
+        ended_count = 0;
+        engine_make(&r, kinds[k], PAGES);
+        sched_make(&r);
+        for (uint32_t turn = 0; turn < 600; turn++) {
+            uint32_t user = (uint32_t)rng_below(&rng, SEQS_MAX);
+            operate(&r, lives, user, &rng);
+            (void)step(&r, lives);
+        }
+        for (uint32_t user = 0; user < SEQS_MAX; user++)
+            if (lives[user].alive)
+                sched_resume(r.sched, lives[user].seq);
+        for (uint32_t user = 0; user < SEQS_MAX; user++)
+            while (lives[user].alive)
+                (void)step(&r, lives);
+        struct sched_stats stats;
+        sched_stats(r.sched, &stats);
+        assert_true(stats.cached_tokens_count > 0); /* the prefix tree had its part */
+        assert_int_equal(stats.kv_pages_used, 0);
+        assert_int_equal(stats.kv_pages_reserved, 0);
+        sched_free(r.sched);
+        assert_true(ended_count > 50);
+        for (uint32_t i = 0, count = ended_count; i < count; i++)
+            run_alone(&r, &ended[i]);
+        rig_close(&r);
+    }
+}
+
+/* Steps, cached tokens and results of tenant 2 asking `like`, after tenant 1 asked first. */
+static void ask_after(struct rig *r, const struct life *first, uint32_t first_tenant,
+                      const struct life *like, struct life *ret, struct sched_stats *ret_stats)
+{
+    struct life lives[2] = {*first, *like};
+    struct sched_stats before;
+    sched_make(r);
+    struct sched_seq_args args = args_of(&lives[0], 0, first_tenant);
+    assert_int_equal(sched_add(r->sched, &args, &lives[0].seq), SCHED_OK);
+    lives[0].alive = true;
+    while (lives[0].alive)
+        (void)step(r, lives);
+    sched_stats(r->sched, &before);
+    args = args_of(&lives[1], 1, 2);
+    assert_int_equal(sched_add(r->sched, &args, &lives[1].seq), SCHED_OK);
+    lives[1].alive = true;
+    while (lives[1].alive)
+        (void)step(r, lives);
+    sched_stats(r->sched, ret_stats);
+    ret_stats->steps_count -= before.steps_count;
+    ret_stats->cached_tokens_count -= before.cached_tokens_count;
+    ret_stats->prompt_tokens_count -= before.prompt_tokens_count;
+    *ret = lives[1];
+    sched_free(r->sched);
+}
+
+static void sched_a_tenant_cannot_tell_what_another_asked(void **state)
+{
+    (void)state;
+    struct rig r;
+    struct life same = {.prompt_count = 100, .wanted = 5, .seed = 1}, other = same, got[3];
+    struct sched_stats stats[3];
+    for (uint32_t i = 0; i < 100; i++) {
+        same.prompt[i] = i % TINY_VOCABULARY;
+        other.prompt[i] = (i * 3 + 1) % TINY_VOCABULARY;
+    }
+    engine_make(&r, TINY_LLAMA, PAGES);
+    ask_after(&r, &other, 1, &same, &got[0], &stats[0]);
+    ask_after(&r, &same, 1, &same, &got[1], &stats[1]);
+    ask_after(&r, &same, 2, &same, &got[2], &stats[2]);
+    assert_int_equal(stats[0].steps_count, stats[1].steps_count);
+    assert_int_equal(stats[0].cached_tokens_count, 0);
+    assert_int_equal(stats[1].cached_tokens_count, 0);
+    assert_int_equal(stats[2].cached_tokens_count, 96); /* its own it finds */
+    assert_true(stats[2].steps_count < stats[1].steps_count);
+    for (uint32_t i = 1; i < 3; i++)
+        assert_memory_equal(got[0].own, got[i].own, 5 * sizeof got[0].own[0]);
+    rig_close(&r);
+}
+
+static void sched_100000_short_sequences_leave_nothing_behind(void **state)
+{
+    (void)state;
+    enum { COUNT = 100000, WARM = 1000 };
+    static struct life lives[SEQS_MAX];
+    struct rig r;
+    struct sched_stats stats;
+    size_t before = 0;
+    uint32_t count = check_sanitized() ? COUNT / 20 : COUNT, added = 0;
+    memset(lives, 0, sizeof lives);
+    engine_make(&r, TINY_LLAMA, PAGES);
+    sched_make(&r);
+    while (added < count) {
+        for (uint32_t user = 0; user < SEQS_MAX; user++) {
+            struct life *l = &lives[user];
+            if (l->alive)
+                continue;
+            *l = (struct life){.prompt_count = 1 + added % 3, .wanted = 1, .seed = added};
+            for (uint32_t i = 0; i < 3; i++)
+                l->prompt[i] = (added * 7 + i) % TINY_VOCABULARY;
+            struct sched_seq_args args = args_of(l, user, added % 5);
+            assert_int_equal(sched_add(r.sched, &args, &l->seq), SCHED_OK);
+            l->alive = true;
+            added++;
+        }
+        (void)step(&r, lives);
+        if (before == 0 && added >= WARM)
+            before = mallinfo2().uordblks;
+    }
+    for (uint32_t user = 0; user < SEQS_MAX; user++)
+        while (lives[user].alive)
+            (void)step(&r, lives);
+    assert_int_equal(mallinfo2().uordblks, before);
+    sched_stats(r.sched, &stats);
+    assert_int_equal(stats.kv_pages_used, 0);
+    assert_int_equal(stats.kv_pages_reserved, 0);
+    sched_free(r.sched);
+    rig_close(&r);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(sched_sequences_write_what_they_write_alone),
+        cmocka_unit_test(sched_a_tenant_cannot_tell_what_another_asked),
+        cmocka_unit_test(sched_100000_short_sequences_leave_nothing_behind),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
