@@ -484,6 +484,55 @@ static void program_freed_in_flight_leaves_its_place_clean(void **state)
     rig_close(&r);
 }
 
+/* ---- stops -------------------------------------------------------------------------------------- */
+
+/* Five letters of the text itself, further and further back, as the stop string: the text ends before them, or
+ * behind, and the tokens with the one that completed them. */
+static void program_ends_at_a_stop_string_with_or_without_it(void **state)
+{
+    struct reader whole, cut;
+    struct program_spec spec = spec_of(11, 300);
+    (void)state;
+    run_alone(&spec, &whole);
+    for (uint32_t at = 20; at < 290; at += 30) {
+        uint8_t stops[9] = {5, 0, 0, 0, 0, 0, 2, 'Q', 'Q'};
+        memcpy(stops + 1, whole.text + at, 5);
+        uint32_t first = 0; /* it may be there before */
+        while (memcmp(whole.text + first, stops + 1, 5) != 0)
+            first++;
+        for (uint32_t include = 0; include < 2; include++) {
+            spec.sampling = (struct program_sampling){
+                .stops = stops, .stops_bytes = 9, .stop_include = include != 0};
+            run_alone(&spec, &cut);
+            assert_int_equal(cut.text_count, first + 5 * include);
+            assert_memory_equal(cut.text, whole.text, cut.text_count);
+            assert_int_equal(cut.tokens_count, first + 5);
+        }
+    }
+    spec.sampling = (struct program_sampling){.stops = (const uint8_t *)"\3QQQ", .stops_bytes = 4};
+    run_alone(&spec, &cut);
+    assert_int_equal(cut.text_count, 300); /* nothing stays held back */
+}
+
+static void program_ends_with_a_stop_token(void **state)
+{
+    struct reader whole, cut;
+    struct program_spec spec = spec_of(11, 300);
+    uint32_t stops[2] = {'Q', 0};
+    uint8_t bytes[8];
+    (void)state;
+    run_alone(&spec, &whole);
+    stops[1] = whole.token[150];
+    memcpy(bytes, stops, sizeof bytes);
+    uint32_t first = 0;
+    while (whole.token[first] != stops[1])
+        first++;
+    spec.sampling = (struct program_sampling){.stop_tokens = bytes, .stop_tokens_count = 2};
+    run_alone(&spec, &cut);
+    assert_int_equal(cut.tokens_count, first + 1);
+    assert_int_equal(cut.text_count, first + 1);
+}
+
 /* ---- limits ------------------------------------------------------------------------------------- */
 
 static void program_none_when_programs_are_taken(void **state)
@@ -627,6 +676,8 @@ int main(void)
         cmocka_unit_test(program_end_after_done_leaves_the_output),
         cmocka_unit_test(program_ended_while_paused_is_paused_no_more),
         cmocka_unit_test(program_freed_in_flight_leaves_its_place_clean),
+        cmocka_unit_test(program_ends_at_a_stop_string_with_or_without_it),
+        cmocka_unit_test(program_ends_with_a_stop_token),
         cmocka_unit_test(program_none_when_programs_are_taken),
         cmocka_unit_test(program_waits_queued_while_sequences_are_taken_first_come_first),
         cmocka_unit_test(program_ended_gives_its_sequence_back_and_keeps_its_handle),
