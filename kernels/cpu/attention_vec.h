@@ -14,7 +14,10 @@ SIMD_INLINE void to_act(const struct ops_device *d, void *to, uint64_t at, const
     for (uint32_t j = 0; j < count; j += SIMD_LANES) {
         uint32_t lanes = count - j < SIMD_LANES ? count - j : SIMD_LANES;
         vech h = vec_to_bf16(vec_load_part(from + j, lanes, 0));
-        memcpy((uint16_t *)to + at + j, &h, lanes * sizeof(uint16_t));
+        if (lanes == SIMD_LANES)
+            memcpy((uint16_t *)to + at + j, &h, sizeof h);
+        else
+            memcpy((uint16_t *)to + at + j, &h, lanes * sizeof(uint16_t));
     }
 }
 

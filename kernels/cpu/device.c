@@ -70,7 +70,8 @@ static int memory_new(struct ops_device *d)
     const struct ops_config *c = &d->config;
     uint32_t threads = cpu_pool_threads(d->pool);
     d->scratch_bytes = attention_scratch_bytes();
-    d->scratch_bytes = greater(d->scratch_bytes, pack_bytes(16, c->k_max));
+    uint64_t sums_bytes = (uint64_t)GEMM_CHUNK_ROWS * 32 * sizeof(float);
+    d->scratch_bytes = greater(d->scratch_bytes, pack_bytes(16, c->k_max) + sums_bytes);
     d->scratch_bytes = greater(d->scratch_bytes, 4 * sample_scratch_floats(c->vocabulary_max));
     d->scratch_bytes = greater(d->scratch_bytes, 4ull * c->rows_max); /* attention_full: scores */
     d->slab = pages_new(c->slab_bytes);

@@ -6,6 +6,8 @@
 #pragma once
 #include "kernels/cpu/internal.h"
 
+#define GEMM_CHUNK_ROWS 512u /* most rows whose sums wait at once */
+
 /* Bytes for rows_max rows of k_max columns. */
 uint64_t pack_bytes(uint32_t rows_max, uint32_t k_max);
 

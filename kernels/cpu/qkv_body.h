@@ -16,13 +16,20 @@ static void head_rotate(const struct ops_qkv *a, uint32_t row, const float *weig
         }
         scale = 1.0f / sqrtf(vec_sum(squares) / (float)dim + a->norm_epsilon);
     }
-    for (uint32_t j = 0; j < dim; j++)
-        out[j] = weight ? in[j] * scale * weight[j] : in[j];
+    for (uint32_t j = 0; j < dim; j += SIMD_LANES) {
+        uint32_t lanes = dim - j < SIMD_LANES ? dim - j : SIMD_LANES;
+        vec x = vec_load_part(in + j, lanes, 0);
+        if (weight)
+            x = x * scale * vec_load_part(weight + j, lanes, 0);
+        vec_store_part(out + j, x, lanes);
+    }
     const float *cosine = a->cosine + (uint64_t)row * half, *sine = a->sine + (uint64_t)row * half;
-    for (uint32_t j = 0; j < half; j++) {
-        float x = out[j], y = out[j + half];
-        out[j] = x * cosine[j] - y * sine[j];
-        out[j + half] = y * cosine[j] + x * sine[j];
+    for (uint32_t j = 0; j < half; j += SIMD_LANES) {
+        uint32_t lanes = half - j < SIMD_LANES ? half - j : SIMD_LANES;
+        vec c = vec_load_part(cosine + j, lanes, 0), s = vec_load_part(sine + j, lanes, 0);
+        vec x = vec_load_part(out + j, lanes, 0), y = vec_load_part(out + j + half, lanes, 0);
+        vec_store_part(out + j, x * c - y * s, lanes);
+        vec_store_part(out + j + half, y * c + x * s, lanes);
     }
 }
 
