@@ -24,6 +24,7 @@ from transformers import (BertConfig, BertModel, Gemma2Config, Gemma2ForCausalLM
 PROMPT_TOKENS = 96
 GREEDY_TOKENS = 64
 VOCABULARY = 256
+WEIGHTS_SEED, PROMPT_SEED = 20261121, 7
 LOGITS, SCORES, VECTOR = 0, 1, 2
 
 COMMON = dict(vocab_size=VOCABULARY, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
@@ -67,6 +68,8 @@ MODELS = [
                             num_hidden_layers=3), torch.bfloat16),
     ("phi3", Phi3Config, Phi3ForCausalLM,
      longrope() | dict(original_max_position_embeddings=64), torch.bfloat16),
+    ("phi3-short", Phi3Config, Phi3ForCausalLM,
+     longrope() | dict(original_max_position_embeddings=256, max_position_embeddings=512), torch.bfloat16),
     ("reward-sequence", Qwen2Config, Qwen2ForSequenceClassification,
      rope("default", 1e6) | dict(num_labels=1), torch.bfloat16),
     ("reward-value", Qwen2Config, Qwen2ForCausalLM, rope("default", 1e6), torch.bfloat16),
@@ -78,7 +81,7 @@ MODELS = [
 
 def randomise(model, dtype):
     """Values that make every part matter, and that the stored type holds exactly."""
-    generator = torch.Generator().manual_seed(20261121)
+    generator = torch.Generator().manual_seed(WEIGHTS_SEED)
     for name, p in sorted(model.named_parameters()):
         noise = torch.randn(p.shape, generator=generator)
         gemma = "Gemma" in type(model).__name__
@@ -128,7 +131,7 @@ def write(folder, name, config_class, model_class, more, dtype):
     randomise(model, dtype)
     if getattr(model.config, "tie_word_embeddings", False):
         model.tie_weights()
-    generator = torch.Generator().manual_seed(7)
+    generator = torch.Generator().manual_seed(PROMPT_SEED)
     ids = torch.randint(3, VOCABULARY, (PROMPT_TOKENS,), generator=generator).tolist()
     head = {}
     if name == "reward-value":
@@ -159,8 +162,9 @@ def write(folder, name, config_class, model_class, more, dtype):
 README = f"""# Tiny models and what the reference computes with them
 
 Written by `tools/golden/make_models.py` with torch {torch.__version__} and transformers
-{transformers.__version__}: random weights, float32, eager attention, one thread. Each folder is a Hugging
-Face model as `save_pretrained` leaves it, and `golden.bin`, little-endian:
+{transformers.__version__}: random weights, float32, eager attention, one thread; seed {WEIGHTS_SEED} for
+weights, {PROMPT_SEED} for the prompt (the same in all) and the value head. Each folder is a Hugging Face model as
+`save_pretrained` leaves it, and `golden.bin`, little-endian:
 
 | bytes | what |
 | --- | --- |
