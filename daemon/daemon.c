@@ -21,6 +21,7 @@
 
 #define KEEPERS_MAX 4u /* 4,096 clients / KEEPER_NODES_MAX */
 #define THREAD_STACK_BYTES 262144u
+#define SEQS_PER_ROW 4u /* branches alive for each row of a step: some are paused by slow readers */
 #define SIM_TOKENS_MAX (1u << 30) /* the simulated engine has no chunks: its time is the work */
 
 struct daemon {
@@ -167,7 +168,10 @@ static int modules_new(struct daemon *d, const struct ipc_fd *inherited, uint32_
     if (r < 0)
         return r;
     engine_info(d->engine, ENGINE_POLICY, &info);
-    r = sched_new(&(struct sched_config){.seqs_max = c->programs_max,
+    uint32_t seqs_max = c->programs_max;
+    if (!c->engine.simulate && seqs_max / SEQS_PER_ROW > c->engine.batch_rows_max)
+        seqs_max = c->engine.batch_rows_max * SEQS_PER_ROW; /* the others wait QUEUED */
+    r = sched_new(&(struct sched_config){.seqs_max = seqs_max,
                                          .groups_max = c->programs_max,
                                          .rows_max = c->engine.batch_rows_max,
                                          .tokens_max = c->engine.simulate
