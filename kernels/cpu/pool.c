@@ -147,7 +147,7 @@ void cpu_run(struct ops_device *d, cpu_task *task, const void *args)
     task(d, args, 0);
     /* The others are at their last chunk: never long, unless one lost its processor. */
     for (uint32_t i = 0; shm_load_acquire_u32(&p->left); i++) {
-        if (i < 100 * SPINS)
+        if (i < SPINS)
             pause_once();
         else
             (void)sched_yield();
@@ -170,7 +170,7 @@ void cpu_barrier(struct ops_device *d)
         return;
     }
     for (uint32_t i = 0; shm_load_acquire_u32(&p->barriers) == round; i++) {
-        if (i < 100 * SPINS)
+        if (i < SPINS)
             pause_once();
         else
             (void)sched_yield();

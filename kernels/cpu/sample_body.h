@@ -7,7 +7,6 @@
 #pragma once
 #include "kernels/cpu/signals_body.h"
 
-/* to = x / temperature, or e^(from - greatest) where from reaches least, else 0. */
 static void row_scale(float *logits, uint32_t count, float temperature)
 {
     for (uint32_t i = 0; i < count; i += SIMD_LANES) {
@@ -16,6 +15,7 @@ static void row_scale(float *logits, uint32_t count, float temperature)
     }
 }
 
+/* to = e^(from - greatest) where from reaches least, else 0. */
 static void row_weights(float *to, const float *from, uint32_t count, float greatest, float least)
 {
     for (uint32_t i = 0; i < count; i += SIMD_LANES) {
@@ -64,10 +64,11 @@ static uint32_t row_pick(const float *masses, uint32_t count, uint32_t random)
 static uint32_t row_draw(const struct ops_sample_row *r, float *logits, uint32_t count,
                          float *masses)
 {
-    row_scale(logits, count, r->temperature);
     struct row_top top = row_scan(logits, count);
-    if (top.broken) /* infinite by a temperature near 0 or by biases: the greatest, then */
+    top.greatest /= r->temperature;        /* what the greatest will be: rounding keeps the order */
+    if (top.broken || isinf(top.greatest)) /* by biases, or a temperature near 0: the greatest */
         return sample_greatest(logits, count);
+    row_scale(logits, count, r->temperature);
     float least = -INFINITY;
     if (r->top_k && r->top_k < count)
         least = sample_top_k(logits, count, r->top_k);

@@ -101,6 +101,8 @@ static uint32_t draw(const struct ops_sample_row *r, const float *logits, uint32
     for (uint32_t i = 0; i < count; i++)
         sorted[i] = (double)logits[i] / r->temperature;
     qsort(sorted, count, sizeof *sorted, descending);
+    if (isinf(sorted[0])) /* by biases */
+        return greatest(logits, count);
     double least = threshold(r, sorted, count), top = sorted[0], sum = 0, so_far = 0;
     uint32_t last = 0;
     for (uint32_t i = 0; i < count; i++)

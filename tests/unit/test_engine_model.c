@@ -1,3 +1,4 @@
+/* timeout: 300 */
 /* tests/unit/test_engine_model.c: the real engine on tiny models. Bit for bit, a token's logits and
  * signals are the same alone in one chunk and in any batch, chunking, fork, sharing, thread count and
  * place in memory, with poison in every page that is not yet written. SEED= repeats a run. */
