@@ -22,15 +22,6 @@ uint32_t attention_page(const struct ops_batch *b, uint32_t row, uint32_t idx)
     return b->pages[(uint64_t)b->seq[row] * b->pages_stride + idx];
 }
 
-static uint16_t to_bf16(float f)
-{
-    uint32_t bits;
-    memcpy(&bits, &f, sizeof bits);
-    if ((bits & 0x7fffffffu) > 0x7f800000u)
-        return (uint16_t)(bits >> 16 | 0x40);
-    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
-}
-
 void attention_put(const struct ops_device *d, uint8_t *kv, uint32_t dim, uint32_t at,
                    const float *key, const float *value)
 {
@@ -46,8 +37,8 @@ void attention_put(const struct ops_device *d, uint8_t *kv, uint32_t dim, uint32
     uint16_t *k = (uint16_t *)(void *)kv + at / 16 * 16 * padded;
     uint16_t *v = (uint16_t *)(void *)kv + OPS_PAGE_TOKENS * padded;
     for (uint32_t j = 0; j < dim; j++) {
-        k[j / 2 * 32 + at % 16 * 2 + j % 2] = to_bf16(key[j]);
-        v[j / 16 * 512 + at / 2 * 32 + j % 16 * 2 + at % 2] = to_bf16(value[j]);
+        k[j / 2 * 32 + at % 16 * 2 + j % 2] = cpu_bf16_of(key[j]);
+        v[j / 16 * 512 + at / 2 * 32 + j % 16 * 2 + at % 2] = cpu_bf16_of(value[j]);
     }
 }
 

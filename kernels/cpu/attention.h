@@ -26,7 +26,9 @@ struct attention_block {
     struct attention_state *totals;
     float *work; /* ATTENTION_WORK_FLOATS */
 };
-#define ATTENTION_WORK_FLOATS (16u * (OPS_PAGE_TOKENS + OPS_PAGE_TOKENS / 2 + ATTENTION_DIM_MAX))
+#define ATTENTION_WORK_QUERIES 32u /* that one turn takes */
+#define ATTENTION_WORK_FLOATS                                                                      \
+    (ATTENTION_WORK_QUERIES * (OPS_PAGE_TOKENS + OPS_PAGE_TOKENS / 2 + ATTENTION_DIM_MAX))
 
 uint64_t cpu_kv_page_bytes(enum ops_dtype activation, uint32_t head_dim);
 uint8_t *attention_kv(const struct ops_device *device, const struct ops_kv *kv, uint32_t page,

@@ -4,6 +4,11 @@
 #include "kernels/cpu/amx.h"
 #include "kernels/cpu/attention_vec.h"
 
+struct page_sums { /* of 16 queries over one page */
+    float greatest[16];
+    float sum[16];
+};
+
 /* Scores of 16 queries with the 32 tokens of a page: [16][32]. */
 static void scores(const uint8_t *q, const uint8_t *k, uint32_t dim, float *out)
 {
@@ -36,34 +41,70 @@ static void values(const uint16_t *weights, const uint8_t *v, uint32_t dim, floa
     }
 }
 
+/* What up to 16 queries make of their scores: weights in activation type, their sums, the greatest. */
+static void weights_make(const struct ops_attention *a, const struct attention_block *b,
+                         uint32_t page, uint32_t query, uint32_t count, const float *score,
+                         uint16_t *weight, struct page_sums *sums)
+{
+    for (uint32_t r = 0; r < count; r++) {
+        uint32_t first, last;
+        vech *to = (vech *)(void *)(weight + r * OPS_PAGE_TOKENS);
+        sums->sum[r] = 0;
+        if (!attention_sees(a, b->row_first + (query + r) / b->group, page, &first, &last)) {
+            to[0] = to[1] = (vech){0};
+            sums->greatest[r] = -INFINITY;
+            continue;
+        }
+        vec s[2] = {vec_load(score + r * 32), vec_load(score + r * 32 + 16)};
+        sums->greatest[r] = scores_finish(a, page, first, last, s);
+        vec left = vec_exp(s[0] - sums->greatest[r]), right = vec_exp(s[1] - sums->greatest[r]);
+        to[0] = vec_to_bf16(left);
+        to[1] = vec_to_bf16(right);
+        sums->sum[r] = vec_sum(left) + vec_sum(right);
+    }
+    if (count < 16)
+        memset(weight + count * OPS_PAGE_TOKENS, 0,
+               (16 - count) * OPS_PAGE_TOKENS * sizeof *weight);
+}
+
+/* A page of up to 16 queries into their running states, as state_add() does; the exponentials of all
+ * are one vector. */
+static void states_add(struct attention_state *states, uint32_t count, uint32_t dim,
+                       const struct page_sums *sums, const float *value)
+{
+    float before[16] = {0}, factor[16];
+    for (uint32_t r = 0; r < count; r++)
+        before[r] = states[r].greatest;
+    vec old = vec_load(before), new = vec_load(sums->greatest);
+    vec_store(factor, vec_exp(vec_pick(new > old, old - new, new - old)));
+    for (uint32_t r = 0; r < count; r++, value += dim)
+        if (sums->sum[r] > 0)
+            state_join(&states[r], dim, sums->greatest[r], sums->sum[r], factor[r], value);
+}
+
+/* Tiles of two times 16 queries, then their vectors, then tiles again: the processor does one while
+ * it waits for the other. */
 static void queries_page(const struct ops_attention *a, const struct attention_block *b,
                          uint32_t page, const uint8_t *kv, uint32_t row_first, uint32_t row_end)
 {
     uint32_t dim = cpu_padded(a->kv.head_dim);
-    float *score = b->work, *value = score + 16 * OPS_PAGE_TOKENS;
-    uint16_t *weight = (uint16_t *)(void *)(value + 16 * ATTENTION_DIM_MAX);
+    float *score = b->work, *value = score + ATTENTION_WORK_QUERIES * OPS_PAGE_TOKENS;
+    uint16_t *weight = (uint16_t *)(void *)(value + ATTENTION_WORK_QUERIES * ATTENTION_DIM_MAX);
     uint32_t end = row_end * b->group;
-    for (uint32_t i = row_first * b->group; i < end; i += 16) {
-        uint32_t count = end - i < 16 ? end - i : 16;
-        float greatest[16], sum[16];
-        scores(b->queries + (uint64_t)i * dim * 2, kv, dim, score);
-        memset(weight, 0, 16 * OPS_PAGE_TOKENS * sizeof *weight);
-        for (uint32_t r = 0; r < count; r++) {
-            uint32_t first, last;
-            sum[r] = 0;
-            if (!attention_sees(a, b->row_first + (i + r) / b->group, page, &first, &last))
-                continue;
-            vec s[2] = {vec_load(score + r * 32), vec_load(score + r * 32 + 16)};
-            greatest[r] = scores_finish(a, page, first, last, s);
-            vec left = vec_exp(s[0] - greatest[r]), right = vec_exp(s[1] - greatest[r]);
-            vech h[2] = {vec_to_bf16(left), vec_to_bf16(right)};
-            memcpy(weight + r * OPS_PAGE_TOKENS, h, sizeof h);
-            sum[r] = vec_sum(left) + vec_sum(right);
-        }
-        values(weight, kv + (uint64_t)OPS_PAGE_TOKENS * dim * 2, dim, value);
-        for (uint32_t r = 0; r < count; r++)
-            if (sum[r] > 0)
-                state_add(&b->states[i + r], dim, greatest[r], sum[r], value + r * dim);
+    for (uint32_t i = row_first * b->group; i < end; i += ATTENTION_WORK_QUERIES) {
+        struct page_sums sums[ATTENTION_WORK_QUERIES / 16] = {0};
+        uint32_t count = end - i < ATTENTION_WORK_QUERIES ? end - i : ATTENTION_WORK_QUERIES;
+        for (uint32_t r = 0; r < count; r += 16)
+            scores(b->queries + (uint64_t)(i + r) * dim * 2, kv, dim, score + r * 32);
+        for (uint32_t r = 0; r < count; r += 16)
+            weights_make(a, b, page, i + r, count - r < 16 ? count - r : 16, score + r * 32,
+                         weight + r * OPS_PAGE_TOKENS, &sums[r / 16]);
+        for (uint32_t r = 0; r < count; r += 16)
+            values(weight + r * OPS_PAGE_TOKENS, kv + (uint64_t)OPS_PAGE_TOKENS * dim * 2, dim,
+                   value + r * dim);
+        for (uint32_t r = 0; r < count; r += 16)
+            states_add(b->states + i + r, count - r < 16 ? count - r : 16, dim, &sums[r / 16],
+                       value + r * dim);
     }
 }
 

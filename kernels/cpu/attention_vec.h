@@ -39,22 +39,30 @@ SIMD_INLINE float scores_finish(const struct ops_attention *a, uint32_t page, ui
     return vec_greatest(greatest);
 }
 
-/* One page of one query into its running state: maximum, sum, values [dim]. */
-SIMD_INLINE void state_add(struct attention_state *state, uint32_t dim, float greatest, float sum,
-                           const float *values)
+/* One page of one query into its running state: maximum, sum, values [dim]. factor is e to the power of
+ * minus the distance of the two maxima. */
+SIMD_INLINE void state_join(struct attention_state *state, uint32_t dim, float greatest, float sum,
+                            float factor, const float *values)
 {
     if (greatest > state->greatest) {
-        vec old = vec_exp(vec_set(state->greatest - greatest));
         for (uint32_t j = 0; j < dim; j += SIMD_LANES)
-            vec_store(state->values + j, vec_load(state->values + j) * old + vec_load(values + j));
-        state->sum = state->sum * old[0] + sum;
+            vec_store(state->values + j,
+                      vec_load(state->values + j) * factor + vec_load(values + j));
+        state->sum = state->sum * factor + sum;
         state->greatest = greatest;
         return;
     }
-    vec new = vec_exp(vec_set(greatest - state->greatest));
     for (uint32_t j = 0; j < dim; j += SIMD_LANES)
-        vec_store(state->values + j, vec_load(state->values + j) + vec_load(values + j) * new);
-    state->sum = state->sum + sum * new[0];
+        vec_store(state->values + j, vec_load(state->values + j) + vec_load(values + j) * factor);
+    state->sum = state->sum + sum * factor;
+}
+
+SIMD_INLINE void state_add(struct attention_state *state, uint32_t dim, float greatest, float sum,
+                           const float *values)
+{
+    float old = state->greatest;
+    vec factor = vec_exp(vec_set(greatest > old ? old - greatest : greatest - old));
+    state_join(state, dim, greatest, sum, factor[0], values);
 }
 
 /* A span's state into the total. */

@@ -7,6 +7,8 @@
  * Files named *_avx2.c, *_avx512.c, *_amx.c are compiled for that level and called only through
  * struct cpu_kernels; everything else is baseline x86-64. */
 #pragma once
+#include <string.h>
+
 #include "kernels/cpu/cpu.h"
 
 struct cpu_pool;
@@ -50,6 +52,16 @@ static inline uint32_t cpu_padded(uint32_t count)
 static inline uint64_t cpu_element_bytes(enum ops_dtype activation)
 {
     return activation == OPS_F32 ? 4u : 2u;
+}
+
+/* To nearest, ties to even; NaN stays one. */
+static inline uint16_t cpu_bf16_of(float f)
+{
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    if ((bits & 0x7fffffffu) > 0x7f800000u)
+        return (uint16_t)(bits >> 16 | 0x40);
+    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
 }
 
 /* One table for each level; a NULL entry is taken from the level below. */

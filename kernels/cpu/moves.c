@@ -16,16 +16,6 @@ static float f32_of_bf16(uint16_t v)
     return f;
 }
 
-/* To nearest, ties to even; NaN stays one. */
-static uint16_t bf16_of_f32(float f)
-{
-    uint32_t bits;
-    memcpy(&bits, &f, sizeof bits);
-    if ((bits & 0x7fffffffu) > 0x7f800000u)
-        return (uint16_t)(bits >> 16 | 0x40);
-    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
-}
-
 static float f32_of_f16(uint16_t v)
 {
     uint32_t sign = (uint32_t)(v & 0x8000) << 16, rest = v & 0x7fff;
@@ -77,7 +67,7 @@ static void load_task(struct ops_device *d, const void *args, uint32_t thread)
             if (d->config.activation == OPS_F32)
                 ((float *)l->matrix.data)[f32_at(row, k, l->matrix.k)] = x;
             else
-                ((uint16_t *)l->matrix.data)[bf16_at(row, k, k_padded)] = bf16_of_f32(x);
+                ((uint16_t *)l->matrix.data)[bf16_at(row, k, k_padded)] = cpu_bf16_of(x);
         }
     }
 }

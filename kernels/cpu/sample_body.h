@@ -33,6 +33,22 @@ static double block_mass(const float *masses, uint32_t first, uint32_t end)
     return (double)vec_sum(sum);
 }
 
+/* The token at a fraction of a block's mass. One by one they round to a little other than together, so
+ * the fraction is taken of the sum one by one: else the walk might run off to a last token that nobody
+ * would draw. */
+static uint32_t block_pick(const float *masses, uint32_t first, uint32_t end, double fraction)
+{
+    double total = 0, so_far = 0;
+    for (uint32_t i = first; i < end; i++)
+        total += (double)masses[i];
+    for (uint32_t i = first; i < end; i++) {
+        so_far += (double)masses[i];
+        if (so_far > total * fraction)
+            return i;
+    }
+    return first + sample_greatest(masses + first, end - first); /* a fraction rounded to 1 */
+}
+
 /* The token at random / 2^32 of all mass, in order of id. */
 static uint32_t row_pick(const float *masses, uint32_t count, uint32_t random)
 {
@@ -40,25 +56,16 @@ static uint32_t row_pick(const float *masses, uint32_t count, uint32_t random)
     for (uint32_t i = 0; i < count; i += SAMPLE_BLOCK)
         total += block_mass(masses, i, count - i < SAMPLE_BLOCK ? count : i + SAMPLE_BLOCK);
     double target = total * (double)random / 4294967296.0;
-    uint32_t last = 0;
     for (uint32_t i = 0; i < count; i += SAMPLE_BLOCK) {
         uint32_t end = count - i < SAMPLE_BLOCK ? count : i + SAMPLE_BLOCK;
         double block = block_mass(masses, i, end);
-        if (block > 0)
-            for (last = end - 1; masses[last] == 0;)
-                last--;
         if (so_far + block <= target) {
             so_far += block;
             continue;
         }
-        for (uint32_t j = i; j < end; j++) {
-            so_far += (double)masses[j];
-            if (so_far > target)
-                return j;
-        }
-        return last; /* one by one they round to a little less than together */
+        return block_pick(masses, i, end, (target - so_far) / block);
     }
-    return last;
+    return sample_greatest(masses, count); /* not reached: target is below total */
 }
 
 static uint32_t row_draw(const struct ops_sample_row *r, float *logits, uint32_t count,

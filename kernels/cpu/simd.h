@@ -72,25 +72,31 @@ SIMD_INLINE void vec_store_part(float *p, vec v, uint32_t count)
         memcpy(p, &v, count * sizeof *p);
 }
 
+/* To each lane the one that lies step above it, around the end. */
+#define SIMD_LANES_ABOVE(v, step)                                                                  \
+    __builtin_shufflevector(                                                                       \
+        (v), (v), (0 + (step)) % 16, (1 + (step)) % 16, (2 + (step)) % 16, (3 + (step)) % 16,      \
+        (4 + (step)) % 16, (5 + (step)) % 16, (6 + (step)) % 16, (7 + (step)) % 16,                \
+        (8 + (step)) % 16, (9 + (step)) % 16, (10 + (step)) % 16, (11 + (step)) % 16,              \
+        (12 + (step)) % 16, (13 + (step)) % 16, (14 + (step)) % 16, (15 + (step)) % 16)
+
 /* Lanes in a fixed tree: 8, 4, 2, 1 apart. */
 SIMD_INLINE float vec_sum(vec v)
 {
-    float a[16];
-    memcpy(a, &v, sizeof a);
-    for (uint32_t step = 8; step; step /= 2)
-        for (uint32_t i = 0; i < step; i++)
-            a[i] += a[i + step];
-    return a[0];
+    v += SIMD_LANES_ABOVE(v, 8);
+    v += SIMD_LANES_ABOVE(v, 4);
+    v += SIMD_LANES_ABOVE(v, 2);
+    v += SIMD_LANES_ABOVE(v, 1);
+    return v[0];
 }
 
 SIMD_INLINE float vec_greatest(vec v)
 {
-    float a[16];
-    memcpy(a, &v, sizeof a);
-    for (uint32_t step = 8; step; step /= 2)
-        for (uint32_t i = 0; i < step; i++)
-            a[i] = a[i] > a[i + step] ? a[i] : a[i + step];
-    return a[0];
+    v = vec_max(v, SIMD_LANES_ABOVE(v, 8));
+    v = vec_max(v, SIMD_LANES_ABOVE(v, 4));
+    v = vec_max(v, SIMD_LANES_ABOVE(v, 2));
+    v = vec_max(v, SIMD_LANES_ABOVE(v, 1));
+    return v[0];
 }
 
 /* e^x, within 2 ulp for -87.3 .. 88.3, 0 below and at -infinity, clamped above (Cephes' expf: x = n
