@@ -35,6 +35,7 @@ TOOL_SRC    := $(wildcard tools/dynasor*.c)
 EXAMPLE_SRC := $(wildcard client/examples/*.c)
 TESTLIB_SRC := $(wildcard tests/lib/*.c)
 BENCH_SRC   := $(wildcard tests/bench/*.c)
+ENGINE_BENCH_SRC := $(wildcard tests/bench/engine/*.c)
 FUZZ_SRC    := $(wildcard tests/fuzz/fuzz_*.c)
 CUDA_SRC    := $(wildcard kernels/cuda/*.cu)
 # In tests/ipc a file without the test_ prefix is a helper: a program of its own when it has a main
@@ -218,7 +219,7 @@ TESTS  := $(patsubst %.c,$(B)/%,$(TEST_SRC))
 GPU    := $(patsubst %.c,$(B)/%,$(GPU_SRC))
 REPLAY := $(patsubst tests/fuzz/fuzz_%.c,$(B)/tests/fuzz/replay_%,$(FUZZ_SRC))
 FUZZ   := $(patsubst %.c,$(B)/%,$(FUZZ_SRC))
-BENCH  := $(if $(BENCH_SRC),$(B)/bin/bench-ipc)
+BENCH  := $(if $(BENCH_SRC),$(B)/bin/bench-ipc) $(if $(ENGINE_BENCH_SRC),$(B)/bin/dynasor-bench)
 
 $(patsubst %.c,$(B)/%,$(filter tests/ipc/test_%,$(TEST_SRC))): $(call obj,$(IPC_LIB))
 $(TESTS) $(GPU): $(B)/tests/%: $(B)/obj/tests/%.o $(TESTLIB) $(INTERNAL)
@@ -237,6 +238,10 @@ $(FUZZ): $(B)/tests/fuzz/%: $(B)/obj/tests/fuzz/%.o $(TESTLIB) $(INTERNAL)
 $(B)/bin/bench-ipc: $(call obj,$(BENCH_SRC)) $(INTERNAL)
 	$(link)
 	$(Q)$(ld) $^ -lck $(LIBS)
+
+$(B)/bin/dynasor-bench: $(call obj,$(ENGINE_BENCH_SRC)) $(INTERNAL)
+	$(link)
+	$(Q)$(ld) $^ $(LIBS)
 
 # The daemon that hostile clients meet, and the one with a double fetch that they must break.
 .PHONY: hardened
@@ -280,7 +285,7 @@ models: ## check the protocol models with Spin
 	@tests/models/run
 
 FUZZ_SECONDS ?= 60
-.PHONY: fuzz fuzz-run bench-ipc
+.PHONY: fuzz fuzz-run bench-ipc bench-engine peers
 fuzz: ## libFuzzer over every target, or TARGET=name (FUZZ_SECONDS=n each)
 	@$(MAKE) SAN=fuzz fuzz-run
 fuzz-run: $(FUZZ)
@@ -297,8 +302,21 @@ $(B)/lib/count_malloc.so: $(B)/pic/tests/bench/count_malloc.o
 	$(link)
 	$(Q)$(CC) -shared $(LDFLAGS_ALL) -o $@ $<
 
-bench-ipc: $(BENCH) $(DAEMON) $(B)/lib/count_malloc.so ## measure the transport (BENCH_ARGS=...)
-	@$(BENCH) $(BENCH_ARGS)
+bench-ipc: $(B)/bin/bench-ipc $(DAEMON) $(B)/lib/count_malloc.so ## measure the transport (BENCH_ARGS=...)
+	@$< $(BENCH_ARGS)
+
+# Random weights, made once: 2.2 GB in bf16, so that caches do not help.
+BENCH_MODEL := $(B)/models/tinyllama-1.1b
+$(BENCH_MODEL)/.made: tests/data/configs/tinyllama-1.1b.json | $(B)/bin/random_model
+	$(call say,MODEL,$(@D))
+	@mkdir -p $(dir $(@D))
+	$(Q)$(B)/bin/random_model $< $(@D) && touch $@
+
+bench-engine: $(B)/bin/dynasor-bench $(BENCH_MODEL)/.made ## measure the engine (BENCH_ARGS=--quick)
+	@$< engine --model $(BENCH_MODEL) --peers $(B)/peers/result.txt $(BENCH_ARGS)
+
+peers: ## builds llama.cpp once, with clang, for comparison
+	@tools/peers $(B)/peers
 
 # ---- source checks ------------------------------------------------------------------------------
 

@@ -247,6 +247,8 @@ enum wire_verdict wire_check_payload(const struct wire_submit *submit, const uin
     enum wire_verdict verdict = wire_check_spec(&spec, fault);
     if (verdict != WIRE_OK)
         return verdict;
+    if ((spec.flags & WIRE_SPEC_CHAT) && (submit->flags & WIRE_SUBMIT_PROMPT_TOKENS))
+        return REFUSE(CHAT, 0, 0, 1); /* a template is for text */
     struct wire_parts parts;
     wire_parts_of(&spec, &parts);
     if (parts.prompt_off > submit->bytes)

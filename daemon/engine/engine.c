@@ -6,8 +6,6 @@
 #include "daemon/base/assert.h"
 #include "daemon/engine/impl.h"
 
-#define BIASES_OF_ROW 300u /* as many as OpenAI's API takes for one request */
-
 int engine_open(const struct engine_config *config, char message[ENGINE_MESSAGE_BYTES],
                 struct engine **ret_engine)
 {
@@ -50,8 +48,8 @@ int engine_batch_new(const struct engine *e, struct engine_batch **ret_batch)
     if (!b)
         return -ENOMEM;
     b->pages_stride = (context + OPS_PAGE_TOKENS - 1) / OPS_PAGE_TOKENS;
-    b->history_max = context;
-    b->biases_max = pages ? c->rows_max * BIASES_OF_ROW : 0;
+    b->history_max = context * ENGINE_HISTORY_CONTEXTS;
+    b->biases_max = pages ? c->rows_max * ENGINE_BIASES_OF_ROW : 0;
     size_t tokens = c->simulate ? 1 : c->tokens_max; /* counted there, never looked at */
     b->rows = calloc(c->rows_max, sizeof *b->rows);
     b->tokens = calloc(tokens, sizeof *b->tokens);

@@ -19,7 +19,6 @@
 #include "kernels/cpu/cpu.h"
 
 #define CONTEXT_TOKENS_MAX 131072u
-#define BIASES_OF_ROW 300u /* as engine_batch_new() gives room for */
 #define HEAD_ROWS_MAX 256u /* rows of logits at once: 256 of 128,000 columns are 131 MB */
 
 static_assert(ENGINE_MESSAGE_BYTES == ARCH_MESSAGE_BYTES, "one buffer");
@@ -350,7 +349,8 @@ static int plan_memory(struct engine_model *e, char message[ENGINE_MESSAGE_BYTES
         if (e->base.info[i].kv_pages)
             limits.history_max = greatest(limits.history_max, e->base.info[i].context_tokens);
     limits.pages_stride = (limits.history_max + OPS_PAGE_TOKENS - 1) / OPS_PAGE_TOKENS;
-    limits.biases_max = c->rows_max * BIASES_OF_ROW;
+    limits.history_max *= ENGINE_HISTORY_CONTEXTS;
+    limits.biases_max = c->rows_max * ENGINE_BIASES_OF_ROW;
     e->image_bytes = step_image_bytes(&limits);
     struct slab slab = {0};
     place(e, 0, &slab); /* rank 0 has the most */

@@ -258,6 +258,7 @@ static void run_heads(struct model *m, const struct step *step)
 static void run_scores(struct model *m, const struct step *step)
 {
     const struct arch *a = m->arch;
+    uint32_t outputs = a->head == ARCH_HEAD_TOKEN_MEAN ? 1 : a->outputs;
     struct scratch *s = &m->scratch;
     for (uint32_t i = 0; i < step->scores_count; i += m->head_rows) {
         uint32_t left = step->scores_count - i;
@@ -288,8 +289,10 @@ static void run_scores(struct model *m, const struct step *step)
                                           .rows_count = rows,
                                           .columns = a->hidden});
     }
-    if (m->weights.rank == 0 && step->scores_count)
-        m->ops->copy_out(m->device, m->host_scores, s->scores, step->scores_count * sizeof(float));
+    for (uint32_t o = 0; m->weights.rank == 0 && step->scores_count && o < outputs; o++)
+        m->ops->copy_out(m->device, m->host_scores + (uint64_t)o * m->tokens_max,
+                         s->scores + (uint64_t)o * m->tokens_max,
+                         step->scores_count * sizeof(float));
 }
 
 void forward_pool(struct model *m, const struct step *step, const float *hidden)

@@ -4,6 +4,10 @@
 #pragma once
 #include "daemon/engine/engine.h"
 
+/* Room of a batch's lists, the same for who fills them and for the device's copy. */
+#define ENGINE_BIASES_OF_ROW 300u   /* as many as OpenAI's API takes for one request */
+#define ENGINE_HISTORY_CONTEXTS 16u /* rows with penalties that are as long as the context */
+
 struct engine_impl {
     void (*close)(struct engine *engine);
     void (*describe)(const struct engine *engine, char *text, uint32_t bytes);

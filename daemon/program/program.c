@@ -246,7 +246,12 @@ static int prompt_ready(struct programs *ps, struct program *p, const uint32_t *
     switch (encode_prompt(ps->encode, spec->prompt, spec->prompt_bytes, spec->chat, ret_ids,
                           ret_count)) {
     case ENCODE_DONE:
-        return 0;
+        if (*ret_count > 0)
+            return 0;
+        /* Text of nothing but characters that this tokenizer drops. */
+        refuse(ps, p, DYNASOR_E_INVALID, DYNASOR_FIELD_CONTEXT_TOKENS, ps->config.context_tokens,
+               0);
+        return 2;
     case ENCODE_E_MANY:
         refuse(ps, p, DYNASOR_E_INVALID, DYNASOR_FIELD_CONTEXT_TOKENS, ps->config.context_tokens,
                (uint64_t)ps->config.context_tokens + spec->max_tokens);

@@ -1,6 +1,7 @@
 #include "daemon/sched/sched.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -107,10 +108,21 @@ int sched_new(const struct sched_config *config, struct engine *engine, struct s
     return 0;
 }
 
+/* The engine writes to our batch until its step is done. */
+static void step_finish(struct sched *s)
+{
+    while (s->in_flight && !engine_next(s->engine, UINT64_MAX)) {
+        struct pollfd fd = {.fd = engine_fd(s->engine), .events = POLLIN};
+        (void)poll(&fd, 1, 100); /* interrupted or late: asked again */
+    }
+    s->in_flight = false;
+}
+
 void sched_free(struct sched *s)
 {
     if (!s)
         return;
+    step_finish(s);
     kv_free(s->kv);
     engine_batch_free(s->batch);
     if (s->tokens)

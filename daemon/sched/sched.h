@@ -66,7 +66,7 @@ struct sched_result {
     float dot;
 };
 
-/* engine is kept until sched_free(), which does not close it. */
+/* engine is kept until sched_free(), which waits for the step in flight and does not close it. */
 int sched_new(const struct sched_config *config, struct engine *engine, struct sched **ret_sched);
 void sched_free(struct sched *sched);
 

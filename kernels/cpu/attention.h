@@ -26,7 +26,7 @@ struct attention_block {
     struct attention_state *totals;
     float *work; /* ATTENTION_WORK_FLOATS */
 };
-#define ATTENTION_WORK_QUERIES 32u /* that one turn takes */
+#define ATTENTION_WORK_QUERIES 32u /* taken at once: two tiles */
 #define ATTENTION_WORK_FLOATS                                                                      \
     (ATTENTION_WORK_QUERIES * (OPS_PAGE_TOKENS + OPS_PAGE_TOKENS / 2 + ATTENTION_DIM_MAX))
 

@@ -27,10 +27,16 @@ SIMD_INLINE float scores_finish(const struct ops_attention *a, uint32_t page, ui
 {
     const veci lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     vec greatest = vec_set(-INFINITY);
+    bool whole = first <= page * OPS_PAGE_TOKENS && last >= (page + 1) * OPS_PAGE_TOKENS - 1;
     for (uint32_t i = 0; i < 2; i++) {
         vec x = s[i] * a->scale;
         if (a->softcap > 0)
             x = vec_tanh(x / a->softcap) * a->softcap;
+        if (whole) {
+            s[i] = x;
+            greatest = vec_max(greatest, x);
+            continue;
+        }
         veci position = lane + (int32_t)(page * OPS_PAGE_TOKENS + i * SIMD_LANES);
         veci seen = (position >= (int32_t)first) & (position <= (int32_t)last);
         s[i] = vec_pick(seen, x, vec_set(-INFINITY));
@@ -69,7 +75,7 @@ SIMD_INLINE void state_add(struct attention_state *state, uint32_t dim, float gr
 static __attribute__((unused)) void span_add(struct attention_state *total,
                                              const struct attention_state *span, uint32_t dim)
 {
-    if (span->sum > 0)
+    if (!(span->sum == 0)) /* a NaN must show in the logits */
         state_add(total, dim, span->greatest, span->sum, span->values);
 }
 

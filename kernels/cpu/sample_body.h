@@ -89,6 +89,15 @@ static uint32_t row_draw(const struct ops_sample_row *r, float *logits, uint32_t
     return row_pick(masses, count, r->random);
 }
 
+/* The lowest id of this logit, which one of them is. */
+static uint32_t row_find(const float *logits, float value)
+{
+    uint32_t i = 0;
+    while (logits[i] != value)
+        i++;
+    return i;
+}
+
 static void sample_row(const struct ops_sample *a, uint32_t row, float *scratch)
 {
     const struct ops_sample_row *r = &a->rows[row];
@@ -103,15 +112,19 @@ static void sample_row(const struct ops_sample *a, uint32_t row, float *scratch)
         return;
     }
     float log_sum = row_signals(r, logits, count, top, out);
-    memcpy(own, logits, count * sizeof *own);
-    if (r->history_count || r->bias_count) {
+    bool changes = r->history_count || r->bias_count;
+    if (changes || r->temperature != 0)
+        memcpy(own, logits, count * sizeof *own);
+    else
+        own = logits;
+    if (changes) {
         memset(masses, 0, count * sizeof *masses);
         sample_penalise(a, r, logits, (uint32_t *)(void *)masses);
     }
     if (r->forced_token != OPS_NONE)
         out->token = r->forced_token;
     else if (r->temperature == 0)
-        out->token = sample_greatest(logits, count);
+        out->token = changes ? sample_greatest(logits, count) : row_find(logits, top.greatest);
     else
         out->token = row_draw(r, logits, count, masses);
     out->log_probability = own[out->token] - log_sum;

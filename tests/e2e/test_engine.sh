@@ -77,6 +77,19 @@ for ranks in 1 2; do
 done
 echo "the daemon's tokens are dynasor-generate's, alone and in a crowd"
 
+# SIGTERM in the middle of a step: it is finished, nothing is left half done.
+daemon --policy "$work/model" || fail "the daemon does not start again"
+streams=()
+for n in 1 2 3 4; do
+    "$build/examples/stream" --socket "$socket" --seed "$n" --max-tokens 1900 --programs 8 "$prompt" \
+        >/dev/null 2>&1 &
+    streams+=($!)
+done
+sleep 0.5
+stop
+kill "${streams[@]}" 2>/dev/null # they wait for the next daemon
+echo "SIGTERM under load ended it with status 0"
+
 refused() { # words in the message, then the daemon's arguments after --
     local words=()
     while [ "$1" != -- ]; do words+=("$1") && shift; done

@@ -336,6 +336,7 @@ static void sampling_is_held_to_its_ranges(void **state)
         }
     }
     expect(payload(128, SPEC(.spec_bytes = 56, .flags = 16), 0, 10), UNSUPPORTED(SPEC_FLAGS));
+    expect(payload(128, SPEC(.spec_bytes = 56, .flags = WIRE_SPEC_CHAT), 0, 10), OK);
 }
 
 struct list_case {
