@@ -36,7 +36,7 @@ struct ops_device {
     struct ops_stats stats;
 };
 
-/* Layouts. A matrix is padded to multiples of 32 rows and 32 columns by zeros.
+/* Layouts. A matrix is padded to a multiple of 32 rows, in bf16 of 32 columns too, by zeros.
  * bf16: [n / 32][k / 32][2][16 pairs of k][16 of n][2 of k]: two AMX B tiles of 1 KiB for each step of
  *       32 in k.
  * f32:  [n / 32][k][32 of n].
