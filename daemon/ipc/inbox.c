@@ -143,10 +143,10 @@ static struct program_sampling sampling_of(const struct intake *in)
 static void answer_of(const struct intake *in, struct answer_rule *ret_rule)
 {
     static const enum answer_kind kinds[DYNASOR_ANSWER_COUNT] = {
-        [DYNASOR_ANSWER_DEFAULT] = ANSWER_MATH,  [DYNASOR_ANSWER_MATH] = ANSWER_MATH,
-        [DYNASOR_ANSWER_BOXED] = ANSWER_BOXED,   [DYNASOR_ANSWER_CHOICE] = ANSWER_CHOICE,
-        [DYNASOR_ANSWER_NUMBER] = ANSWER_NUMBER, [DYNASOR_ANSWER_CODE] = ANSWER_CODE,
-        [DYNASOR_ANSWER_PREFIX] = ANSWER_PREFIX, [DYNASOR_ANSWER_TEXT] = ANSWER_TEXT,
+        [DYNASOR_ANSWER_MATH] = ANSWER_MATH,     [DYNASOR_ANSWER_BOXED] = ANSWER_BOXED,
+        [DYNASOR_ANSWER_CHOICE] = ANSWER_CHOICE, [DYNASOR_ANSWER_NUMBER] = ANSWER_NUMBER,
+        [DYNASOR_ANSWER_CODE] = ANSWER_CODE,     [DYNASOR_ANSWER_PREFIX] = ANSWER_PREFIX,
+        [DYNASOR_ANSWER_TEXT] = ANSWER_TEXT,
     };
     const struct wire_spec *w = &in->spec;
     *ret_rule = (struct answer_rule){.kind = kinds[w->answer],
@@ -184,8 +184,10 @@ static struct program_spec spec_of(const struct peer *p, struct intake *in)
     }
     spec.settings = in->settings;
     spec.settings_count = in->spec.settings_count;
-    answer_of(in, &in->answer);
-    spec.answer = &in->answer;
+    if (in->spec.answer != DYNASOR_ANSWER_DEFAULT) {
+        answer_of(in, &in->answer);
+        spec.answer = &in->answer;
+    }
     const char *texts = (const char *)in->payload + in->parts.texts_off;
     spec.step_end = texts + in->spec.answer_prefix_bytes;
     spec.step_end_bytes = in->spec.step_end_bytes;

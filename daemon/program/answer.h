@@ -35,6 +35,7 @@ enum answer_kind {
     ANSWER_PREFIX, /* what follows the last prefix, to the end of its line */
     ANSWER_PROBE,  /* everything up to the first closing brace that nothing opened */
     ANSWER_TEXT,   /* everything */
+    ANSWER_NONE,   /* there is never any */
     ANSWER_KINDS
 };
 

@@ -328,6 +328,7 @@ int answer_extract(const struct answer_rule *rule, const char *text, uint32_t by
     case ANSWER_TEXT:
         found = trim(text, 0, bytes, ret_span);
         break;
+    case ANSWER_NONE:
     case ANSWER_KINDS:
         break;
     }

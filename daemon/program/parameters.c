@@ -76,7 +76,8 @@ void parameters_default(uint32_t algorithm, struct parameters *ret_parameters)
     ASSERT(algorithm < DYNASOR_ALGORITHM_COUNT);
     memset(ret_parameters, 0, sizeof *ret_parameters);
     ret_parameters->algorithm = algorithm;
-    ret_parameters->answer = (struct answer_rule){.kind = ANSWER_MATH};
+    ret_parameters->answer = (struct answer_rule){
+        .kind = algorithm == DYNASOR_ALGORITHM_SINGLE ? ANSWER_NONE : ANSWER_MATH};
     memcpy(ret_parameters->step_end, "\n", 2);
     for (uint32_t p = 0; p < DYNASOR_PARAMETER_COUNT; p++)
         for (uint32_t i = 0; i < 4 && table[p].defaults[i].algorithms; i++)

@@ -33,6 +33,7 @@ struct programs {
     struct runs *runs;
     struct run_texts texts;
     struct profiles profiles;
+    struct parameters defaults[DYNASOR_ALGORITHM_COUNT];
     struct encode *encode; /* NULL: the byte codec, prompts are only counted */
     struct program *all;   /* those from fresh_count on were never touched: no memory behind them */
     uint32_t fresh_count;
@@ -74,6 +75,8 @@ int programs_new(const struct programs_config *config, struct programs **ret_pro
     TAILQ_INIT(&ps->free);
     TAILQ_INIT(&ps->waiting);
     profiles_init(&ps->profiles);
+    for (uint32_t a = 0; a < DYNASOR_ALGORITHM_COUNT; a++)
+        parameters_default(a, &ps->defaults[a]);
     ps->all = calloc(config->programs_max, sizeof *ps->all);
     int r = ps->all ? 0 : -ENOMEM;
     if (r == 0 && config->codec)
@@ -197,8 +200,7 @@ struct program_refusal program_check(const struct programs *ps, const struct pro
     bool forks = spec->algorithm != DYNASOR_ALGORITHM_SINGLE;
     if ((forks && !ps->encode) || (algorithm->wants_reward && !ps->config.reward))
         return refusal(DYNASOR_E_UNSUPPORTED, DYNASOR_FIELD_ALGORITHM, 0, spec->algorithm);
-    struct parameters parameters;
-    parameters_default(spec->algorithm, &parameters);
+    struct parameters parameters = ps->defaults[spec->algorithm];
     for (uint32_t i = 0; i < spec->settings_count; i++)
         if (!parameter_set(&parameters, spec->settings[i].parameter, spec->settings[i].value))
             return refusal_of_setting(spec->algorithm, &spec->settings[i]);
@@ -257,7 +259,7 @@ uint32_t program_submit(struct programs *ps, const struct program_spec *spec)
     p->run = NULL;
     p->told = 0;
     p->spec = *spec;
-    parameters_default(spec->algorithm, &p->parameters);
+    p->parameters = ps->defaults[spec->algorithm];
     p->parameters.max_tokens = spec->max_tokens;
     for (uint32_t i = 0; i < spec->settings_count; i++) {
         bool set =

@@ -21,12 +21,12 @@ static void *reserve(size_t bytes)
 
 static size_t tokens_bytes(const struct runs_config *c)
 {
-    return (size_t)c->branches_max * c->context_tokens * sizeof(uint32_t);
+    return (size_t)c->branches_max * row_tokens(c) * sizeof(uint32_t);
 }
 
 static size_t numbers_bytes(const struct runs_config *c)
 {
-    return (size_t)c->runs_max * c->branches_max * sizeof(uint32_t);
+    return (size_t)c->runs_max * row_numbers(c) * sizeof(uint32_t);
 }
 
 int runs_new(const struct runs_config *config, struct runs **ret_runs)
@@ -42,6 +42,7 @@ int runs_new(const struct runs_config *config, struct runs **ret_runs)
         TAILQ_INIT(&rs->waiting[m]);
     rs->all = calloc(config->runs_max, sizeof *rs->all);
     rs->nodes = calloc(config->branches_max, sizeof *rs->nodes);
+    rs->streams = calloc(config->branches_max, sizeof *rs->streams);
     rs->text = calloc(1, RUN_TEXT_BYTES + CODEC_PUSH_BYTES_MAX);
     rs->path = calloc(config->context_tokens, sizeof *rs->path);
     rs->tokens = reserve(tokens_bytes(config));
@@ -51,8 +52,8 @@ int runs_new(const struct runs_config *config, struct runs **ret_runs)
         runs_free(rs);
         return -ENOMEM;
     }
-    if (!rs->all || !rs->nodes || !rs->text || !rs->path || !rs->tokens || !rs->confidences ||
-        !rs->node_numbers) {
+    if (!rs->all || !rs->nodes || !rs->streams || !rs->text || !rs->path || !rs->tokens ||
+        !rs->confidences || !rs->node_numbers) {
         runs_free(rs);
         return -ENOMEM;
     }
@@ -73,6 +74,7 @@ void runs_free(struct runs *rs)
     ballots_free(&rs->ballots);
     free(rs->path);
     free(rs->text);
+    free(rs->streams);
     free(rs->nodes);
     free(rs->all);
     free(rs);
@@ -162,14 +164,19 @@ static struct node *node_take(struct runs *rs)
 static void text_begin(struct node *n, const struct node *parent)
 {
     const struct run *r = n->run;
-    if (is_probe(n) || !parent) {
-        codec_stream_init(&n->text, r->runs->config.codec, is_probe(n) ? NULL : r->args.stops,
+    n->looks_at_text = n->stops_at_step || (!is_probe(n) && r->args.stops_bytes > 0);
+    if (!n->looks_at_text)
+        return;
+    struct codec_stream *text = stream_of(n);
+    if (is_probe(n) || !parent || !parent->looks_at_text) {
+        codec_stream_init(text, r->runs->config.codec, is_probe(n) ? NULL : r->args.stops,
                           is_probe(n) ? 0 : r->args.stops_bytes, r->args.stop_include);
         return;
     }
-    memcpy(&n->text, &parent->text,
+    const struct codec_stream *before = stream_of(parent);
+    memcpy(text, before,
            offsetof(struct codec_stream, stops.strings) +
-               parent->text.stops.count * sizeof parent->text.stops.strings[0]);
+               before->stops.count * sizeof before->stops.strings[0]);
     n->tail_bytes = parent->tail_bytes;
     memcpy(n->tail, parent->tail, sizeof n->tail);
 }
@@ -180,7 +187,7 @@ uint32_t run_branch(struct run *r, const struct branch_args *args)
     const struct node *parent = args->parent == RUN_NONE ? NULL : node_of(r, args->parent);
     struct node *n = node_take(rs);
     uint32_t given = args->given_count, path = parent ? parent->branch.path_tokens : 0;
-    memset(n, 0, offsetof(struct node, text));
+    memset(n, 0, sizeof *n);
     n->run = r;
     n->idx = number_take(r);
     n->fork_tokens = parent ? parent->branch.tokens_count : 0;
@@ -503,8 +510,10 @@ static void run_begin(struct runs *rs, struct run *r, const struct run_args *arg
                       .root = {SCHED_NONE, SCHED_NONE},
                       .reserved = branches,
                       .prompt_tokens = prompt_tokens,
-                      .prompt = prompt,
-                      .nodes = rs->node_numbers + (size_t)(r - rs->all) * rs->config.branches_max};
+                      .prompt = prompt};
+    r->nodes = branches <= RUN_FEW_BRANCHES
+                   ? r->few
+                   : rs->node_numbers + (size_t)(r - rs->all) * row_numbers(&rs->config);
     r->result.branch = r->result.answer = RUN_NONE;
     ballot_init(&r->ballot, &rs->ballots, (uint32_t)(r - rs->all));
     rs->reserved += branches;
@@ -658,9 +667,7 @@ static bool step_ends(struct node *n, const uint8_t *text, uint32_t bytes)
 static void confidence_take(struct node *n, float confidence)
 {
     const struct runs *rs = n->run->runs;
-    if (n->window == 0)
-        return;
-    float *all = rs->confidences + (size_t)(n - rs->nodes) * rs->config.context_tokens;
+    float *all = rs->confidences + (size_t)(n - rs->nodes) * row_tokens(&rs->config);
     uint32_t idx = n->branch.tokens_count - n->branch.given_tokens; /* counted already */
     all[idx - 1] = confidence;
     certaindex_groups_add(&n->branch.confidence, n->window, confidence,
@@ -671,15 +678,14 @@ static void confidence_take(struct node *n, float confidence)
 static bool text_take(struct node *n, uint32_t token, bool *ret_step)
 {
     uint8_t text[TEXT_BYTES_MAX];
-    uint32_t bytes, held = n->text.stops.held_bytes;
+    struct codec_stream *stream = stream_of(n);
+    uint32_t bytes, held = stream->stops.held_bytes;
     *ret_step = false;
-    if (!n->stops_at_step && n->text.stops.count == 0)
-        return false;
-    bool stopped = codec_push(&n->text, n->run->runs->config.codec, token, text, &bytes);
+    bool stopped = codec_push(stream, n->run->runs->config.codec, token, text, &bytes);
     if (stopped || !n->stops_at_step)
         return stopped;
-    if (n->text.stops.held_bytes) { /* it may begin a stop string, and end a step all the same */
-        struct stops stops = n->text.stops;
+    if (stream->stops.held_bytes) { /* it may begin a stop string, and end a step all the same */
+        struct stops stops = stream->stops;
         bytes += stops_flush(&stops, text + bytes);
     }
     *ret_step = step_ends(n, text + held, bytes - held);
@@ -692,15 +698,16 @@ static void token_take(struct node *n, const struct sched_result *result)
     struct runs *rs = r->runs;
     struct branch *b = &n->branch;
     const struct ops_sampled *sampled = &result->sampled;
-    bool step;
+    bool step = false;
     tokens_of(rs, n)[b->tokens_count++] = sampled->token;
     b->path_tokens++;
     b->log_sum += (double)sampled->log_probability;
     b->entropy_sum += (double)sampled->entropy;
     *(is_probe(n) ? &r->cost.probe_tokens : &r->cost.decoded_tokens) += 1;
     rs->tokens_count++;
-    confidence_take(n, sampled->confidence);
-    bool stopped = text_take(n, sampled->token, &step);
+    if (n->window)
+        confidence_take(n, sampled->confidence);
+    bool stopped = n->looks_at_text && text_take(n, sampled->token, &step);
     if (stopped || ends(n, sampled->token))
         stop_decoding(n, BRANCH_ENDED);
     else if (b->tokens_count >= n->cut_at)

@@ -9,51 +9,57 @@
 
 enum model { MODEL_POLICY = 0, MODEL_REWARD = 1, MODELS = 2 };
 
+/* What every token touches comes first: with hundreds of branches a step is as long as its cache
+ * misses. */
 struct node {
-    TAILQ_ENTRY(node) link; /* in waiting, or free */
-    struct branch branch;
     struct run *run;
-    uint32_t idx;         /* branch number in the run */
-    uint32_t key;         /* of its random numbers */
-    uint32_t fork_tokens; /* own tokens of its parent when it began */
-    uint32_t seq[MODELS]; /* SCHED_NONE: none */
-    uint32_t read_tokens; /* own ones that the reward model was given */
-    uint32_t held_at;     /* own tokens */
-    uint32_t cut_at;      /* likewise */
-    uint32_t window;      /* of the group confidence; 0: not looked at */
+    uint32_t held_at;   /* own tokens */
+    uint32_t cut_at;    /* likewise */
+    uint32_t idx;       /* branch number in the run */
+    uint32_t window;    /* of the group confidence; 0: not looked at */
+    bool looks_at_text; /* for a stop string or the end of a step */
     bool stops_at_step;
     bool wants_score;
-    bool waits[MODELS]; /* for room */
-    bool settled;       /* counted out of the round */
+    bool settled; /* counted out of the round */
+    struct branch branch;
+    uint32_t seq[MODELS];   /* SCHED_NONE: none */
+    uint32_t key;           /* of its random numbers */
+    uint32_t fork_tokens;   /* own tokens of its parent when it began */
+    uint32_t read_tokens;   /* own ones that the reward model was given */
+    TAILQ_ENTRY(node) link; /* in waiting, or free */
+    bool waits[MODELS];     /* for room */
     uint8_t tail_bytes;
     char tail
         [PARAMETER_STEP_END_BYTES]; /* end of the text since its last step, less than step_end */
     struct ops_sample_row sampling;
     uint64_t state[RUN_BRANCH_STATE_BYTES / sizeof(uint64_t)];
-    struct codec_stream text; /* goes on from its parent's; last: it is large, and not cleared */
 };
 TAILQ_HEAD(node_list, node);
 
-struct run {
-    TAILQ_ENTRY(run) link;      /* free */
-    TAILQ_ENTRY(run) news_link; /* in news */
+enum { RUN_FEW_BRANCHES = 8 };
+
+struct run { /* as a node: what every token touches first */
     struct runs *runs;
-    struct run_args args;
-    uint32_t root[MODELS];  /* sequences of the prompt; SCHED_NONE: branch 0 has it itself */
-    uint32_t roots_pending; /* not computed yet */
+    uint32_t
+        *nodes; /* few, or [branches_max]: pool numbers by branch number; RUN_NONE: forgotten */
+    uint32_t nodes_count;   /* numbers in use, with those forgotten below the last */
     uint32_t pending;       /* branches of the round that have not settled */
-    uint32_t reserved;      /* branches it may have at once */
-    uint32_t alive;         /* that it has */
-    uint32_t keys[2];       /* that were given out: to branches, to probes */
-    uint32_t prompt_tokens;
-    const uint32_t *prompt; /* while it starts */
+    uint32_t roots_pending; /* not computed yet */
+    uint32_t few[RUN_FEW_BRANCHES];
     bool news;
     bool watched; /* the algorithm wants to see every token */
     bool paused;  /* its live branch does not decode */
     struct run_cost cost;
     struct run_result result;
-    uint32_t nodes_count; /* numbers in use, with those forgotten below the last */
-    uint32_t *nodes;      /* [branches_max] pool numbers by branch number; RUN_NONE: forgotten */
+    TAILQ_ENTRY(run) news_link; /* in news */
+    struct run_args args;
+    TAILQ_ENTRY(run) link; /* free */
+    uint32_t root[MODELS]; /* sequences of the prompt; SCHED_NONE: branch 0 has it itself */
+    uint32_t reserved;     /* branches it may have at once */
+    uint32_t alive;        /* that it has */
+    uint32_t keys[2];      /* that were given out: to branches, to probes */
+    uint32_t prompt_tokens;
+    const uint32_t *prompt; /* while it starts */
     struct ballot ballot;
     uint64_t state[RUN_STATE_BYTES / sizeof(uint64_t)];
 };
@@ -62,12 +68,13 @@ TAILQ_HEAD(run_list, run);
 struct runs {
     struct runs_config config;
     struct run *all;
-    struct node *nodes;
-    uint32_t *node_numbers; /* [runs_max, branches_max], touched as far as runs are wide */
-    uint32_t *tokens;       /* [branches_max, context_tokens], touched as far as they are long */
-    float *confidences;     /* likewise, of runs whose policy looks at them */
-    char *text;             /* [RUN_TEXT_BYTES], and room for one more token's */
-    uint32_t *path;         /* [context_tokens] what a sequence is given */
+    struct node *nodes;           /* [branches_max] */
+    struct codec_stream *streams; /* likewise, of those that look at text */
+    uint32_t *node_numbers;       /* [runs_max, row_numbers()], touched as far as runs are wide */
+    uint32_t *tokens;   /* [branches_max, row_tokens()], touched as far as they are long */
+    float *confidences; /* likewise, of runs whose policy looks at them */
+    char *text;         /* [RUN_TEXT_BYTES], and room for one more token's */
+    uint32_t *path;     /* [context_tokens] what a sequence is given */
     uint32_t runs_fresh;
     uint32_t nodes_fresh;
     uint32_t reserved;          /* nodes promised to runs */
@@ -92,9 +99,26 @@ static inline struct node *parent_of(const struct node *n)
     return n->branch.parent == RUN_NONE ? NULL : node_of(n->run, n->branch.parent);
 }
 
+/* Goes on from its parent's; apart from the node, as it is large and few look at it. */
+static inline struct codec_stream *stream_of(const struct node *n)
+{
+    return &n->run->runs->streams[n - n->run->runs->nodes];
+}
+
+/* Rows a power of two apart would all begin in the same cache set. */
+static inline size_t row_tokens(const struct runs_config *config)
+{
+    return (size_t)config->context_tokens + 48;
+}
+
+static inline size_t row_numbers(const struct runs_config *config)
+{
+    return (size_t)config->branches_max + 16;
+}
+
 static inline uint32_t *tokens_of(const struct runs *rs, const struct node *n)
 {
-    return rs->tokens + (size_t)(n - rs->nodes) * rs->config.context_tokens;
+    return rs->tokens + (size_t)(n - rs->nodes) * row_tokens(&rs->config);
 }
 
 /* A probe is asked something of its own: what the program says about stops does not bind it. */

@@ -96,7 +96,7 @@ bool run_answer(struct run *r, const char **ret_text, uint32_t *ret_bytes)
     static const struct answer_rule of_probe = {.kind = ANSWER_PROBE};
     struct answer_span span;
     uint32_t bytes;
-    if (r->result.answer == RUN_NONE)
+    if (r->result.answer == RUN_NONE || r->args.parameters.answer.kind == ANSWER_NONE)
         return false;
     bool probe = run_get(r, r->result.answer)->given_tokens > 0;
     const char *text =

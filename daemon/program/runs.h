@@ -27,6 +27,11 @@ void runs_free(struct runs *runs);
 
 struct run_args {
     const struct algorithm *algorithm;
+    const uint8_t *stop_tokens; /* [stop_tokens_count] of uint32_t; lists are the caller's until
+                                   run_stop() */
+    uint32_t stop_tokens_count;
+    bool ignore_eos;
+    bool stop_include;
     struct parameters parameters;
     const struct policy_options *policy; /* kept until run_stop(); may change meanwhile */
     uint32_t user;                       /* comes back from runs_news() */
@@ -34,13 +39,9 @@ struct run_args {
     uint32_t tenant;
     uint32_t group;
     struct ops_sample_row sampling;
-    const struct ops_bias *biases; /* lists are kept by the caller until run_stop() */
-    const uint8_t *stop_tokens;    /* [stop_tokens_count] of uint32_t */
-    const uint8_t *stops;          /* each a byte with its length, then so many bytes */
-    uint32_t stop_tokens_count;
+    const struct ops_bias *biases;
+    const uint8_t *stops; /* each a byte with its length, then so many bytes */
     uint32_t stops_bytes;
-    bool stop_include;
-    bool ignore_eos;
 };
 
 enum runs_result {

@@ -385,14 +385,30 @@ void codec_stream_init(struct codec_stream *stream, const struct codec *c, const
     stops_init(&stream->stops, stops, stops_bytes, stop_include);
 }
 
+static uint32_t text_push(struct codec_stream *stream, const struct codec *c, uint32_t token,
+                          uint8_t *out)
+{
+    struct detokenizer *d = &stream->detokenizer;
+    return c ? detokenizer_push(d, c->tokenizer, token, out)
+             : detokenizer_push_byte(d, (uint8_t)token, out);
+}
+
+static bool stops_take(struct codec_stream *stream, const struct codec *c, uint32_t token,
+                       uint8_t *out, uint32_t *ret_bytes)
+{
+    uint8_t text[DETOKENIZER_PUSH_BYTES_MAX];
+    uint32_t bytes = text_push(stream, c, token, text);
+    return stops_push(&stream->stops, text, bytes, out, ret_bytes);
+}
+
 bool codec_push(struct codec_stream *stream, const struct codec *c, uint32_t token, uint8_t *out,
                 uint32_t *ret_bytes)
 {
-    uint8_t text[DETOKENIZER_PUSH_BYTES_MAX];
-    struct detokenizer *d = &stream->detokenizer;
-    uint32_t bytes = c ? detokenizer_push(d, c->tokenizer, token, text)
-                       : detokenizer_push_byte(d, (uint8_t)token, text);
-    return stops_push(&stream->stops, text, bytes, out, ret_bytes);
+    if (stream->stops.count == 0) {
+        *ret_bytes = text_push(stream, c, token, out);
+        return false;
+    }
+    return stops_take(stream, c, token, out, ret_bytes);
 }
 
 uint32_t codec_flush(struct codec_stream *stream, const struct codec *c, uint8_t *out)

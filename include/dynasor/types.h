@@ -77,7 +77,7 @@ enum dynasor_parameter {
 
 /* How the answer is found in what a program says. */
 enum dynasor_answer {
-    DYNASOR_ANSWER_DEFAULT = 0, /* MATH */
+    DYNASOR_ANSWER_DEFAULT = 0, /* MATH; of SINGLE: no answer is looked for */
     DYNASOR_ANSWER_MATH = 1,    /* the last box; else after "answer is"; else the last number */
     DYNASOR_ANSWER_BOXED = 2,   /* the last \boxed{} */
     DYNASOR_ANSWER_CHOICE = 3,  /* a letter from A to choice_last */

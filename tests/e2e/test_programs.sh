@@ -54,7 +54,7 @@ mkdir "$work/profiles"
 start || fail "the daemon does not start"
 
 programs() {
-    for words in single 'sc --set cap=8' 'best_of_n --set cap=6' cot 'rebase --set cap=12' \
+    for words in 'single --answer math' 'sc --set cap=8' 'best_of_n --set cap=6' cot 'rebase --set cap=12' \
         'mcts --set cap=4 --set width=3' 'beam --set width=2'; do
         # shellcheck disable=SC2086 # words
         set -- $words
