@@ -6,7 +6,8 @@
 
 #include "daemon/base/clock.h"
 
-#define TAG_IGNORE UINT64_MAX /* completions of removals */
+#define TAG_REMOVAL                                                                                \
+    (1ull << 63) /* completion of the removal of the poll with the rest as its tag */
 
 struct uring {
     struct io_uring ring;
@@ -67,7 +68,7 @@ int uring_poll_remove(struct uring *u, uint64_t tag)
     if (!sqe)
         return -EBUSY;
     io_uring_prep_poll_remove(sqe, tag);
-    io_uring_sqe_set_data64(sqe, TAG_IGNORE);
+    io_uring_sqe_set_data64(sqe, TAG_REMOVAL | tag);
     return 0;
 }
 
@@ -93,7 +94,11 @@ uint32_t uring_drain(struct uring *u, struct uring_event *events, uint32_t max)
     uint32_t count = 0;
     struct io_uring_cqe *cqe;
     while (count < max && io_uring_peek_cqe(&u->ring, &cqe) == 0) {
-        if (cqe->user_data != TAG_IGNORE)
+        /* While an event of the poll is on its way it cannot be removed; left armed, it would hold its file
+         * for ever and make each later search longer. */
+        if (cqe->user_data & TAG_REMOVAL && cqe->res == -EALREADY)
+            (void)uring_poll_remove(u, cqe->user_data & ~TAG_REMOVAL);
+        else if (!(cqe->user_data & TAG_REMOVAL))
             events[count++] = (struct uring_event){
                 .tag = cqe->user_data,
                 .res = cqe->res,

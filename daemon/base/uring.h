@@ -25,7 +25,7 @@ int uring_new(uint32_t entries, uint32_t cq_entries, struct uring **ret_uring);
 void uring_free(struct uring *uring);
 
 /* Asks to be told, each time anew, when fd becomes ready for poll_events (POLLIN ...). Takes effect
- * at the next uring_submit(), uring_drain() or uring_wait(). */
+ * at the next uring_submit(), uring_drain() or uring_wait(). tag: below 2^63. */
 int uring_poll_add(struct uring *uring, int fd, uint32_t poll_events, uint64_t tag);
 /* Ends it. No event is reported for the removal; the poll itself may report a last one. */
 int uring_poll_remove(struct uring *uring, uint64_t tag);

@@ -354,6 +354,38 @@ unsigned process_memory_files(pid_t pid)
     return count;
 }
 
+/* fdinfo of an io_uring lists them behind "PollList:", as "  op=6, task_works=0". */
+static uint64_t polls_of(const char *path)
+{
+    char line[256];
+    uint64_t count = 0;
+    bool listed = false;
+    FILE *file = fopen(path, "r");
+    while (file && fgets(line, sizeof line, file)) {
+        listed = listed ? line[0] == ' ' : strncmp(line, "PollList:", 9) == 0;
+        count += listed && strncmp(line, "  op=", 5) == 0;
+    }
+    if (file)
+        (void)fclose(file); /* it was only read */
+    return count;
+}
+
+uint64_t process_polls(pid_t pid)
+{
+    char path[64], target[64];
+    uint64_t count = 0;
+    for (int fd = 0; fd < 64; fd++) { /* it is opened at start */
+        (void)snprintf(path, sizeof path, "/proc/%d/fd/%d", (int)pid, fd);
+        ssize_t bytes = readlink(path, target, sizeof target - 1);
+        target[bytes > 0 ? bytes : 0] = '\0';
+        if (strcmp(target, "anon_inode:[io_uring]") != 0)
+            continue;
+        (void)snprintf(path, sizeof path, "/proc/%d/fdinfo/%d", (int)pid, fd);
+        count += polls_of(path);
+    }
+    return count;
+}
+
 uint64_t process_cpu_ns(pid_t pid)
 {
     clockid_t clock;
@@ -384,6 +416,7 @@ static void baseline_sample(const struct test_daemon *d, struct daemon_baseline 
         .region_bytes = daemon_counter(d, COUNTER_quota_region_bytes),
         .queued_bytes = daemon_counter(d, COUNTER_quota_queued_bytes),
         .descriptors_counted = daemon_counter(d, COUNTER_descriptors),
+        .polls = process_polls(d->pid),
         .descriptors = process_descriptors(d->pid),
         .memory_files = process_memory_files(d->pid),
     };
@@ -426,15 +459,16 @@ void daemon_baseline_check(const struct test_daemon *d, const struct daemon_base
     if (wait_until(baseline_reached, &wait, timeout_ns))
         return;
     const struct daemon_baseline *n = &wait.now;
-    CHECK(false,
-          "clients %" PRIu64 " (%" PRIu64 "), programs %" PRIu64 " (%" PRIu64
-          "), region bytes %" PRIu64 " (%" PRIu64 "), queued bytes %" PRIu64 " (%" PRIu64
-          "), descriptors %" PRIu64 " (%" PRIu64
-          ") counted, %u (%u) open, %u (%u) mappings; in brackets what was expected",
-          n->clients, expected->clients, n->programs_active, expected->programs_active,
-          n->region_bytes, expected->region_bytes, n->queued_bytes, expected->queued_bytes,
-          n->descriptors_counted, expected->descriptors_counted, n->descriptors,
-          expected->descriptors, n->memory_files, expected->memory_files);
+    CHECK(
+        false,
+        "clients %" PRIu64 " (%" PRIu64 "), programs %" PRIu64 " (%" PRIu64
+        "), region bytes %" PRIu64 " (%" PRIu64 "), queued bytes %" PRIu64 " (%" PRIu64
+        "), descriptors %" PRIu64 " (%" PRIu64 ") counted, %u (%u) open, %u (%u) mappings, %" PRIu64
+        " (%" PRIu64 ") polls; in brackets what was expected",
+        n->clients, expected->clients, n->programs_active, expected->programs_active,
+        n->region_bytes, expected->region_bytes, n->queued_bytes, expected->queued_bytes,
+        n->descriptors_counted, expected->descriptors_counted, n->descriptors,
+        expected->descriptors, n->memory_files, expected->memory_files, n->polls, expected->polls);
 }
 
 static char *log_read(const struct test_daemon *d)

@@ -64,12 +64,14 @@ void daemon_print_counters(const struct test_daemon *d);
 
 unsigned process_descriptors(pid_t pid);
 unsigned process_memory_files(pid_t pid); /* mappings of memfds */
+uint64_t process_polls(pid_t pid);        /* requests that wait in its io_uring */
 uint64_t process_cpu_ns(pid_t pid);
 uint64_t process_rss_bytes(pid_t pid);
 
 /* What must come back exactly when clients are gone. */
 struct daemon_baseline {
     uint64_t clients, programs_active, region_bytes, queued_bytes, descriptors_counted;
+    uint64_t polls; /* armed in its io_uring: each holds a file that no descriptor shows */
     unsigned descriptors, memory_files;
 };
 /* Waits until nothing changes any more. */
