@@ -277,7 +277,10 @@ $(patsubst %.c,$(B)/%,$(filter tests/ipc/test_%,$(TEST_SRC))): $(call obj,$(IPC_
 $(patsubst %.c,$(B)/%,$(filter tests/unit/test_cuda_%,$(TEST_SRC))): $(HOST_CUDA) | $(FAKE_DRIVER) $(if $(CUDA_SRC),cuda)
 $(B)/tests/unit/test_calibrate: $(call obj,$(filter-out %/main.c,$(CALIBRATE_SRC)))
 $(B)/tests/unit/test_batch: $(call obj,$(addprefix tests/bench/,batch/stats.c batch/log.c dynasor/tasks.c))
+$(B)/tests/unit/test_ridge: $(call obj,$(addprefix tests/bench/,batch/ridge.c batch/stats.c dynasor/tasks.c))
 $(B)/tests/unit/test_reasoner_tasks: $(call obj,tests/bench/dynasor/tasks.c)
+$(addprefix $(B)/tests/unit/test_,algorithms chains observe): $(call obj,tests/unit/made_up.c)
+$(addprefix $(B)/tests/unit/test_,engine_model sched_model): $(call obj,tests/bench/count_malloc.c)
 GPU_BENCH := $(B)/bin/bench-gpu
 $(GPU): $(call obj,tests/gpu/backend.c)
 $(GPU_BENCH): $(call obj,tests/gpu/bench_gpu.c tests/gpu/backend.c) $(TESTLIB) $(INTERNAL)
@@ -314,7 +317,7 @@ ifeq ($(SAN),)
 endif
 
 .PHONY: tests run check check-asan check-tsan check-cuda-host check-gpu bench-gpu e2e kill-campaign hostile-campaign models
-tests: all $(MAKERS) hardened $(TESTS) $(GPU) $(GPU_BENCH) $(EMULATED) $(if $(filter fuzz,$(SAN)),,$(REPLAY)) $(BENCH) ## build the test programs, run none
+tests: all $(MAKERS) hardened $(B)/lib/count_malloc.so $(TESTS) $(GPU) $(GPU_BENCH) $(EMULATED) $(if $(filter fuzz,$(SAN)),,$(REPLAY)) $(BENCH) ## build the test programs, run none
 
 run: all $(MAKERS) ## start the daemon with a small model and stream programs' events
 	@tests/e2e/run-demo.sh

@@ -26,6 +26,7 @@ static const char *const status_names[DYNASOR_STATUS_COUNT] = {
     [DYNASOR_E_POISON] = "POISON",
     [DYNASOR_E_SHUTDOWN] = "SHUTDOWN",
     [DYNASOR_E_NUMERIC] = "NUMERIC",
+    [DYNASOR_E_RESTARTED] = "RESTARTED",
 };
 
 /* What a status says where no field is named. */
@@ -50,6 +51,7 @@ static const char *const status_sentences[DYNASOR_STATUS_COUNT] = {
     [DYNASOR_E_POISON] = "it was running in too many crashes of the daemon",
     [DYNASOR_E_SHUTDOWN] = "the daemon is draining and takes no new work",
     [DYNASOR_E_NUMERIC] = "the model gave logits that are no numbers",
+    [DYNASOR_E_RESTARTED] = "the daemon that had its branches is gone: submit it again",
 };
 
 static const char *const field_names[DYNASOR_FIELD_COUNT] = {
@@ -109,6 +111,14 @@ static const char *const field_names[DYNASOR_FIELD_COUNT] = {
     [DYNASOR_FIELD_CHOICE_LAST] = "choice_last",
     [DYNASOR_FIELD_ANSWER_PREFIX_BYTES] = "bytes of answer_prefix",
     [DYNASOR_FIELD_STEP_END_BYTES] = "bytes of step_end",
+    [DYNASOR_FIELD_COMMAND] = "command",
+    [DYNASOR_FIELD_BRANCH] = "branch",
+    [DYNASOR_FIELD_BRANCH_STATE] = "state of the branch",
+    [DYNASOR_FIELD_BRANCH_TOKENS] = "tokens of the branch",
+    [DYNASOR_FIELD_GIVEN_BYTES] = "bytes that a probe is given",
+    [DYNASOR_FIELD_SIGNAL] = "signal",
+    [DYNASOR_FIELD_SIGNAL_VALUE] = "value of the signal (thousandths)",
+    [DYNASOR_FIELD_VERDICT] = "verdict",
     [DYNASOR_FIELD_CAP] = "cap",
     [DYNASOR_FIELD_WIDTH] = "width",
     [DYNASOR_FIELD_DEPTH] = "depth",
@@ -124,6 +134,10 @@ static const char *const field_names[DYNASOR_FIELD_COUNT] = {
     [DYNASOR_FIELD_PROBE_TEMPERATURE] = "probe_temperature (thousandths)",
     [DYNASOR_FIELD_PROBE_TOP_P] = "probe_top_p (thousandths)",
     [DYNASOR_FIELD_HESITATION] = "hesitation",
+    [DYNASOR_FIELD_LIKENESS] = "likeness (thousandths)",
+    [DYNASOR_FIELD_LIKENESS_BY] = "likeness_by",
+    [DYNASOR_FIELD_GUIDED] = "guided",
+    [DYNASOR_FIELD_SCORES] = "scores",
 };
 
 static const char *entry(const char *const *table, int count, int number)

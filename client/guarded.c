@@ -69,7 +69,9 @@ static void queue_push(struct channel *ch, const struct dynasor_event *event, st
     struct queued *q = &to->queue[(to->queue_head + to->queue_count++) % QUEUE_SLOTS];
     const struct ring_slot *slot = next_slot(ch);
     q->event = *event;
-    if (event->kind == DYNASOR_EVENT_END)
+    if (event->branch == &ch->branch)
+        q->branch = ch->branch;
+    if (event->kind == DYNASOR_EVENT_END || event->kind == DYNASOR_EVENT_REFUSED)
         q->raw = ch->ended;
     else
         for (int i = 0; i < RING_WORDS; i++)
@@ -126,10 +128,14 @@ static bool queue_pop(struct dynasor_lane *lane, struct dynasor_event *event)
     lane->queue_count--;
     *event = hand->event;
     const char *data = (const char *)&hand->raw + hand->data_off;
+    if (event->kind != DYNASOR_EVENT_RESULT && event->branch)
+        event->branch = &hand->branch;
     if (event->kind == DYNASOR_EVENT_TOKENS)
         event->tokens = (const uint32_t *)(const void *)data;
     else if (event->kind == DYNASOR_EVENT_TEXT)
         event->text = data;
+    else if (event->kind == DYNASOR_EVENT_REFUSED)
+        next_refused(lane->reason, &hand->raw.command);
     else if (event->kind == DYNASOR_EVENT_END)
         next_ended(lane->reason, &lane->client->programs[event->program % DYNASOR_PROGRAMS_MAX],
                    &hand->raw.end);

@@ -88,10 +88,11 @@ struct program {
     uint32_t prompt_bytes;
     char *parcel; /* private copy of the payload between two mappings; NULL in a free entry */
     uint8_t phase;
-    uint8_t state;            /* once ended */
-    bool refused;             /* never had an entry at the daemon */
-    bool cancelled, told;     /* told: its RESULT, not yet its END */
-    union wire_record submit; /* as last sent */
+    uint8_t state;               /* once ended */
+    bool refused;                /* never had an entry at the daemon */
+    bool cancelled, told, ready; /* told: its RESULT, not yet its END; ready: commands may go */
+    uint32_t branches_count;     /* begun */
+    union wire_record submit;    /* as last sent */
 };
 
 struct channel {
@@ -103,23 +104,21 @@ struct channel {
     const struct region_d2c_lane *d2c_lane;
     const struct region_owner *owner;
     uint64_t published; /* consumed position that the daemon knows */
-    uint32_t need_ticket;
-    uint32_t answered_ticket;
-    uint32_t need_kind;
+    uint32_t need_ticket, answered_ticket, need_kind;
     uint32_t unsent_count;
     uint32_t orphans_count;
     uint32_t empty_turns;
     uint64_t belt_ns; /* of the next sleep */
     struct spin spin;
     struct mapping *held;   /* an old mapping in which the last event handed out lies */
-    union wire_event ended; /* our copy of the END that next_take() returned last */
+    union wire_event ended; /* our copy of the END or refusal that next_take() returned last */
+    struct dynasor_branch branch; /* of the event that it returned last */
     struct dynasor_lane *handles;
     uint32_t number;
-    bool armed;
+    bool armed, guarded;
     bool described; /* was armed in this session: a new descriptor must be told */
-    bool guarded;
-    bool led;     /* guarded: a thread waits at the rings for all */
-    bool stalled; /* guarded: a handle's queue is full */
+    bool led;       /* guarded: a thread waits at the rings for all */
+    bool stalled;   /* guarded: a handle's queue is full */
     pthread_mutex_t mutex;
 } __attribute__((aligned(128)));
 
@@ -127,6 +126,7 @@ struct queued { /* an event that another thread took for this handle */
     struct dynasor_event event;
     union wire_event raw;
     size_t data_off; /* of its tokens or text in raw */
+    struct dynasor_branch branch;
 };
 
 struct dynasor_lane {

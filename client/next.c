@@ -193,6 +193,16 @@ static int take_end(struct dynasor_client *c, struct channel *ch, struct program
     return 0;
 }
 
+static int take_custom(struct dynasor_client *c, struct channel *ch, struct program *p,
+                       struct dynasor_event *event)
+{
+    int rc = custom_take(ch, p, event);
+    if (rc == NEXT_BROKEN)
+        return BROKEN(RECORD_RESERVED, 0, 0, ring_rx_slot(&ch->rx)->word[0]);
+    ch->rx.pos++;
+    return p->handle ? rc : NEXT_EMPTY;
+}
+
 int next_take(struct dynasor_client *c, struct channel *ch, struct dynasor_event *event,
               struct program **ret_program)
 {
@@ -217,8 +227,10 @@ int next_take(struct dynasor_client *c, struct channel *ch, struct dynasor_event
             rc = take_text(c, ch, p, event);
         else if (head.kind == WIRE_EVENT_END || head.kind == WIRE_EVENT_REFUSED)
             rc = take_end(c, ch, p, event);
+        else if (custom_event(head.kind))
+            rc = take_custom(c, ch, p, event);
         else
-            rc = BROKEN(RECORD_OP, WIRE_EVENT_TOKENS, WIRE_EVENT_REFUSED, head.kind);
+            rc = BROKEN(RECORD_OP, WIRE_EVENT_TOKENS, WIRE_EVENT_KINDS - 1, head.kind);
         if (rc != NEXT_EMPTY)
             return rc;
     }
@@ -234,6 +246,16 @@ void next_ended(struct reason *reason, struct program *p, const struct wire_even
     (void)reason_fault(reason, &fault); /* for dynasor_error() */
 }
 
+void next_refused(struct reason *reason, const struct wire_event_command *refused)
+{
+    struct wire_fault fault = {.status = refused->status,
+                               .field = refused->field,
+                               .lo = refused->lo,
+                               .hi = refused->hi,
+                               .got = refused->got};
+    (void)reason_fault(reason, &fault);
+}
+
 void next_look(struct dynasor_client *c, struct channel *ch)
 {
     if (++ch->empty_turns % LOOK_TURNS == 0)
@@ -246,6 +268,8 @@ static int next_own(struct dynasor_lane *lane, struct dynasor_event *event)
     int rc = next_take(lane->client, lane->channel, event, &p);
     if (rc == 0 && event->kind == DYNASOR_EVENT_END)
         next_ended(lane->reason, p, &lane->channel->ended.end);
+    if (rc == 0 && event->kind == DYNASOR_EVENT_REFUSED)
+        next_refused(lane->reason, &lane->channel->ended.command);
     return rc;
 }
 

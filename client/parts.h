@@ -84,6 +84,7 @@ void channel_end(struct dynasor_lane *lane);
 
 /* next.c: events. */
 #define NEXT_EMPTY 1
+#define NEXT_BROKEN 2 /* no daemon says that */
 /* The next event of a program that has a handle; tokens and text point into the slot, of an END
  * there is a copy in ch->ended. */
 int next_take(struct dynasor_client *c, struct channel *ch, struct dynasor_event *event,
@@ -92,7 +93,12 @@ const struct ring_slot *next_slot(const struct channel *ch); /* of the event tak
 void next_credit(struct channel *ch);     /* publishes what was taken, when it is a quarter ring */
 void next_credit_all(struct channel *ch); /* all of it; the caller may push */
 void next_ended(struct reason *reason, struct program *p, const struct wire_event_end *end);
+void next_refused(struct reason *reason, const struct wire_event_command *refused);
 void next_look(struct dynasor_client *c, struct channel *ch); /* at the socket, now and then */
+
+/* custom.c: events of branches; as next_take(). */
+bool custom_event(uint32_t kind); /* enum wire_event_kind: it is one */
+int custom_take(struct channel *ch, struct program *p, struct dynasor_event *event);
 
 /* lane.c: what closed handles left behind. */
 void channel_sweep(struct dynasor_client *c, struct channel *ch);

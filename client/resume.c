@@ -163,6 +163,8 @@ static bool submit_again(struct channel *ch, struct program *p)
     }
     if (!put)
         return false;
+    if (p->ready) /* nobody knows its branches: the answer is its end */
+        p->submit.submit.flags |= WIRE_SUBMIT_RESUMED;
     p->phase = PHASE_SENT;
     p->epoch = ch->epoch;
     free(p->parcel);

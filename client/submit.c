@@ -184,6 +184,8 @@ static bool program_fill(struct dynasor_lane *lane, struct program *p, uint32_t 
     p->refused = false;
     p->cancelled = false;
     p->told = false;
+    p->ready = false;
+    p->branches_count = 0;
     shm_store_u64(&p->program_id, p->submit.submit.program_id);
     shm_store_u64(&p->tag, table_tag(ch, lane));
     return true;

@@ -70,6 +70,8 @@ static const struct config_option options[] = {
        "directory of the model that writes: config.json, tokenizer.json, *.safetensors"),
     IN(engine, reward, CONFIG_DIRECTORY, "", "", 0, CONFIG_DIRECTORY_BYTES - 1,
        "directory of the model that scores steps; empty: none"),
+    IN(engine, step_tag, CONFIG_U32, "token", "0", 0, 1048575,
+       "token that the reward model scores steps at, put behind a step that does not end with it; 0: none"),
     IN(engine, embed, CONFIG_DIRECTORY, "", "", 0, CONFIG_DIRECTORY_BYTES - 1,
        "directory of the sentence encoder; empty: none"),
     IN(engine, chat, CONFIG_GROUP_NAME, "", "", 0, CONFIG_GROUP_BYTES - 1,
@@ -114,6 +116,8 @@ static const struct config_option options[] = {
        "profile of best_of_n programs that name none; empty: even"),
     IN(profiles, beam, CONFIG_GROUP_NAME, "", "", 0, CONFIG_GROUP_BYTES - 1,
        "profile of beam programs that name none; empty: even"),
+    IN(profiles, sc_cot, CONFIG_GROUP_NAME, "", "", 0, CONFIG_GROUP_BYTES - 1,
+       "profile of sc_cot programs that name none; empty: sc_cot-math"),
 };
 
 #define OPTIONS_COUNT (sizeof(options) / sizeof(options[0]))

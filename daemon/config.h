@@ -52,6 +52,7 @@ struct daemon_config {
         char policy[CONFIG_DIRECTORY_BYTES]; /* model directories; empty: none */
         char reward[CONFIG_DIRECTORY_BYTES];
         char embed[CONFIG_DIRECTORY_BYTES];
+        uint32_t step_tag;
         char chat[CONFIG_GROUP_BYTES]; /* family of the chat template; empty: found by its text */
         char backend[CONFIG_GROUP_BYTES]; /* auto, cpu or cuda */
         uint32_t device;
@@ -76,6 +77,7 @@ struct daemon_config {
         char cot[CONFIG_GROUP_BYTES];
         char best_of_n[CONFIG_GROUP_BYTES];
         char beam[CONFIG_GROUP_BYTES];
+        char sc_cot[CONFIG_GROUP_BYTES];
     } profiles;
 };
 

@@ -15,6 +15,7 @@
 #include "daemon/engine/engine.h"
 #include "daemon/program/program.h"
 #include "daemon/sched/sched.h"
+#include "daemon/text/chat.h"
 #include "daemon/text/codec.h"
 #include "shm/atomic.h"
 #include "shm/spin.h"
@@ -23,6 +24,7 @@
 #define THREAD_STACK_BYTES 262144u
 #define BRANCHES_MAX 16384u       /* of all programs together */
 #define SEQS_PER_ROW 4u           /* branches with KV pages for each row of a step */
+#define EMBED_TEXTS_MAX 1024u     /* that wait for their vectors with the embed model */
 #define SIM_TOKENS_MAX (1u << 30) /* the simulated engine has no chunks: its time is the work */
 
 struct daemon {
@@ -31,6 +33,8 @@ struct daemon {
     struct engine *engine;
     struct sched *sched;
     struct sched *reward_sched; /* NULL: no reward model */
+    struct codec *embed_codec;  /* NULL: no embed model, like the next */
+    struct embed *embed;
     struct programs *programs;
     struct ipc *ipc;
     struct spin spin;
@@ -145,6 +149,10 @@ static int engine_new(struct daemon *d, char *message, size_t message_bytes)
     }
     if (!c->engine.simulate)
         r = codec_open(c->engine.policy, why, &d->codec);
+    if (r == 0 && !c->engine.simulate && c->engine.reward[0] != '\0') /* it gets the policy's ids */
+        r = codec_check_reader(d->codec, c->engine.reward, why);
+    if (r == 0 && !c->engine.simulate && c->engine.embed[0] != '\0')
+        r = codec_open(c->engine.embed, why, &d->embed_codec);
     if (r == 0 && d->codec && c->engine.chat[0] != '\0')
         r = codec_set_chat(d->codec, c->engine.chat, why);
     if (r == 0)
@@ -174,6 +182,20 @@ static int engine_new(struct daemon *d, char *message, size_t message_bytes)
     return r;
 }
 
+/* The model that turns texts into vectors, if there is one. */
+static int embed_start(struct daemon *d)
+{
+    const struct daemon_config *c = &d->config;
+    struct engine_info info;
+    engine_info(d->engine, ENGINE_EMBED, &info);
+    if (!info.present)
+        return 0;
+    return embed_new(&(struct embed_config){.texts_max = EMBED_TEXTS_MAX,
+                                            .rows_max = c->engine.batch_rows_max,
+                                            .tokens_max = c->engine.batch_tokens_max},
+                     d->engine, &d->embed);
+}
+
 static int modules_new(struct daemon *d, const struct ipc_fd *inherited, uint32_t inherited_count,
                        char *message, size_t message_bytes)
 {
@@ -189,7 +211,7 @@ static int modules_new(struct daemon *d, const struct ipc_fd *inherited, uint32_
     /* A simulated branch cannot fork: each program has one. */
     uint32_t branches_max = c->engine.simulate ? c->programs_max : BRANCHES_MAX;
     struct sched_config sched = {.role = ENGINE_POLICY,
-                                 .seqs_max = branches_max + c->programs_max,
+                                 .seqs_max = branches_max + c->programs_max + ENGINE_POOL_SLOTS_MAX,
                                  .alive_max = alive_max,
                                  .groups_max = c->programs_max,
                                  .rows_max = c->engine.batch_rows_max,
@@ -197,9 +219,18 @@ static int modules_new(struct daemon *d, const struct ipc_fd *inherited, uint32_
                                                                   : c->engine.batch_tokens_max};
     r = sched_new(&sched, d->engine, &d->sched);
     engine_info(d->engine, ENGINE_REWARD, &reward);
+    if (reward.present && c->engine.step_tag >= reward.vocabulary) {
+        (void)snprintf(
+            message, message_bytes,
+            "[engine] step_tag = %u: accepted a token of the reward model, 1 to %u, or 0",
+            c->engine.step_tag, reward.vocabulary - 1);
+        return -EINVAL;
+    }
     sched.role = ENGINE_REWARD;
     if (r == 0 && reward.present)
         r = sched_new(&sched, d->engine, &d->reward_sched);
+    if (r == 0)
+        r = embed_start(d);
     if (r == 0)
         r = programs_new(&(struct programs_config){.programs_max = c->programs_max,
                                                    .branches_max = branches_max,
@@ -207,7 +238,10 @@ static int modules_new(struct daemon *d, const struct ipc_fd *inherited, uint32_
                                                    .prompt_bytes_max = c->limits.prompt_bytes,
                                                    .codec = d->codec,
                                                    .policy = d->sched,
-                                                   .reward = d->reward_sched},
+                                                   .reward = d->reward_sched,
+                                                   .step_tag = c->engine.step_tag,
+                                                   .embed = d->embed,
+                                                   .embed_codec = d->embed_codec},
                          &d->programs);
     if (r == -EFBIG)
         (void)snprintf(message, message_bytes,
@@ -239,7 +273,8 @@ static int profiles_open(struct daemon *d, char *message, size_t message_bytes)
                     {"default.mcts", c->profiles.mcts},
                     {"default.cot", c->profiles.cot},
                     {"default.best_of_n", c->profiles.best_of_n},
-                    {"default.beam", c->profiles.beam}};
+                    {"default.beam", c->profiles.beam},
+                    {"default.sc_cot", c->profiles.sc_cot}};
     char why[PROFILE_MESSAGE_BYTES] = "";
     int r = 0;
     if (c->profiles.directory[0] != '\0')
@@ -322,9 +357,11 @@ void daemon_free(struct daemon *d)
     }
     ipc_free(d->ipc);
     programs_free(d->programs);
+    embed_free(d->embed);
     sched_free(d->reward_sched);
     sched_free(d->sched);
     engine_close(d->engine);
+    codec_free(d->embed_codec);
     codec_free(d->codec);
     free(d);
 }
@@ -373,9 +410,12 @@ int daemon_run(struct daemon *d)
     engine_describe(d->engine, engine, sizeof engine);
     for (char *rest = engine, *line; (line = strsep(&rest, "\n"));)
         log_info("engine: %s", line);
-    if (d->codec)
-        log_info("chat: %s", codec_chat(d->codec) ? codec_chat(d->codec)
-                                                  : "no template that we know; see [engine] chat");
+    char names[512];
+    chat_names(names, sizeof names);
+    if (d->codec && codec_chat(d->codec))
+        log_info("chat: %s", codec_chat(d->codec));
+    else if (d->codec)
+        log_info("chat: no template that we know; [engine] chat takes %s", names);
     log_info("ready: %s", d->config.socket_path);
     uint64_t now_ns = clock_now_ns();
     for (;;) {

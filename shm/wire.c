@@ -79,6 +79,15 @@ static bool inline_tail_zero(const struct wire_submit *r)
     return any == 0;
 }
 
+/* Of two programs with one record the CUSTOM one cannot be run again: who knew its branches is gone. */
+static enum wire_verdict check_resumed(const struct wire_submit *r, struct wire_fault *fault)
+{
+    if (r->algorithm != DYNASOR_ALGORITHM_CUSTOM)
+        return VIOLATION(RECORD_RESERVED, 0, WIRE_SUBMIT_RESUMED - 1, r->flags);
+    return fault_set(fault, WIRE_REFUSE, DYNASOR_E_RESTARTED, DYNASOR_FIELD_NONE,
+                     (const uint64_t[3]){0});
+}
+
 static enum wire_verdict check_submit(const struct wire_submit *r, const struct wire_limits *limits,
                                       struct wire_fault *fault)
 {
@@ -112,43 +121,7 @@ static enum wire_verdict check_submit(const struct wire_submit *r, const struct 
         return UNSUPPORTED(STREAMS, 1, limits->streams, r->streams);
     if (r->max_tokens < 1 || r->max_tokens > limits->max_tokens_max)
         return REFUSE(MAX_TOKENS, 1, limits->max_tokens_max, r->max_tokens);
-    return WIRE_OK;
-}
-
-enum wire_verdict wire_check_record(const union wire_record *record,
-                                    const struct wire_limits *limits, struct wire_fault *fault)
-{
-    const struct wire_cancel *c = &record->cancel; /* cancel and release have one layout */
-    switch (record->op) {
-    case WIRE_OP_SUBMIT:
-        return check_submit(&record->submit, limits, fault);
-    case WIRE_OP_CANCEL:
-    case WIRE_OP_RELEASE:
-        if (c->index >= limits->programs_count)
-            return VIOLATION(RECORD_INDEX, 0, limits->programs_count - 1, c->index);
-        if ((c->reserved0[0] | c->reserved0[1] | c->reserved0[2]) != 0 ||
-            (c->reserved1[0] | c->reserved1[1] | c->reserved1[2] | c->reserved1[3] |
-             c->reserved1[4]) != 0)
-            return VIOLATION(RECORD_RESERVED, 0, 0, 1);
-        return WIRE_OK;
-    default:
-        return VIOLATION(RECORD_OP, WIRE_OP_SUBMIT, WIRE_OP_RELEASE, record->op);
-    }
-}
-
-void wire_parts_of(const struct wire_spec *spec, struct wire_parts *ret_parts)
-{
-    ret_parts->biases_off = spec->spec_bytes;
-    ret_parts->settings_off =
-        ret_parts->biases_off + spec->biases_count * (uint32_t)sizeof(struct wire_bias);
-    ret_parts->stop_tokens_off =
-        ret_parts->settings_off + spec->settings_count * (uint32_t)sizeof(struct wire_setting);
-    ret_parts->stops_off =
-        ret_parts->stop_tokens_off + spec->stop_tokens_count * (uint32_t)sizeof(uint32_t);
-    ret_parts->texts_off = ret_parts->stops_off + spec->stops_bytes;
-    uint32_t texts_bytes =
-        0u + spec->answer_prefix_bytes + spec->step_end_bytes + spec->profile_bytes;
-    ret_parts->prompt_off = (ret_parts->texts_off + texts_bytes + 7u) & ~7u;
+    return r->flags & WIRE_SUBMIT_RESUMED ? check_resumed(r, fault) : WIRE_OK;
 }
 
 struct range { /* of a float in a spec; the comparisons refuse NaN as well */
@@ -179,6 +152,140 @@ static enum wire_verdict refuse_float(const struct range *r, float value, struct
                                    thousandths(value)};
     return fault_set(fault, WIRE_REFUSE, DYNASOR_E_INVALID, (enum dynasor_field)r->field,
                      lo_hi_got);
+}
+
+static enum wire_verdict check_ranges(const struct wire_spec *spec, struct wire_fault *fault)
+{
+    for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++) {
+        float value;
+        memcpy(&value, (const char *)spec + ranges[i].offset, sizeof value);
+        if (!(value >= ranges[i].lo && value <= ranges[i].hi))
+            return refuse_float(&ranges[i], value, fault);
+    }
+    return WIRE_OK;
+}
+
+/* Length of the UTF-8 character at s (1 .. 4), or 0 when there is no valid one in `left` bytes
+ * (RFC 3629: no overlong forms, no surrogates, at most U+10FFFF). */
+static uint32_t utf8_length(const uint8_t *s, uint32_t left)
+{
+    uint32_t c = s[0];
+    uint32_t length = c < 0x80 ? 1 : c < 0xc2 ? 0 : c < 0xe0 ? 2 : c < 0xf0 ? 3 : c < 0xf5 ? 4 : 0;
+    if (length > left)
+        return 0;
+    for (uint32_t i = 1; i < length; i++)
+        if ((s[i] & 0xc0) != 0x80)
+            return 0;
+    if ((c == 0xe0 && s[1] < 0xa0) || (c == 0xed && s[1] > 0x9f) || (c == 0xf0 && s[1] < 0x90) ||
+        (c == 0xf4 && s[1] > 0x8f))
+        return 0;
+    return length;
+}
+
+static uint32_t utf8_first_bad(const uint8_t *text, uint32_t bytes)
+{
+    uint32_t at = 0;
+    while (at < bytes) {
+        uint64_t w[8]; /* most prompts are ASCII: 64 characters a step */
+        if (bytes - at >= sizeof w) {
+            memcpy(w, text + at, sizeof w);
+            uint64_t any = w[0] | w[1] | w[2] | w[3] | w[4] | w[5] | w[6] | w[7];
+            if ((any & 0x8080808080808080ull) == 0) {
+                at += (uint32_t)sizeof w;
+                continue;
+            }
+        }
+        uint32_t length = utf8_length(text + at, bytes - at);
+        if (length == 0)
+            return at;
+        at += length;
+    }
+    return bytes;
+}
+
+/* Which words of u a command uses: those behind them are zero. */
+static const uint8_t command_words[DYNASOR_COMMAND_COUNT] = {
+    [DYNASOR_COMMAND_GIVE] = 9,   [DYNASOR_COMMAND_FORK] = 8,   [DYNASOR_COMMAND_PROBE] = 8,
+    [DYNASOR_COMMAND_EXTEND] = 1, [DYNASOR_COMMAND_REPORT] = 3, [DYNASOR_COMMAND_FINISH] = 2,
+};
+
+static enum wire_verdict check_give(const struct wire_command *r, struct wire_fault *fault)
+{
+    if (r->bytes < 1 || r->bytes > WIRE_GIVE_BYTES)
+        return VIOLATION(GIVEN_BYTES, 1, WIRE_GIVE_BYTES, r->bytes);
+    if (!all_zero(r->u.text + r->bytes, WIRE_GIVE_BYTES - r->bytes))
+        return VIOLATION(RECORD_RESERVED, 0, 0, 1);
+    return wire_utf8_valid(r->u.text, r->bytes) ? WIRE_OK
+                                                : VIOLATION(PROMPT_TEXT, 0, 0xf4, r->u.text[0]);
+}
+
+static enum wire_verdict check_begin(const struct wire_command *r, struct wire_fault *fault)
+{
+    const struct wire_spec spec = {.temperature = r->u.begin.temperature,
+                                   .top_p = r->u.begin.top_p,
+                                   .min_p = r->u.begin.min_p,
+                                   .repetition_penalty = 1};
+    if (r->u.begin.streams & ~(uint32_t)(DYNASOR_STREAM_TOKENS | DYNASOR_STREAM_TEXT))
+        return REFUSE(STREAMS, 0, DYNASOR_STREAM_TOKENS | DYNASOR_STREAM_TEXT, r->u.begin.streams);
+    return r->flags & WIRE_COMMAND_SAMPLING ? check_ranges(&spec, fault) : WIRE_OK;
+}
+
+static enum wire_verdict check_command(const struct wire_command *r,
+                                       const struct wire_limits *limits, struct wire_fault *fault)
+{
+    bool begins = r->command == DYNASOR_COMMAND_FORK || r->command == DYNASOR_COMMAND_PROBE;
+    if (r->index >= limits->programs_count)
+        return VIOLATION(RECORD_INDEX, 0, limits->programs_count - 1, r->index);
+    if (r->command < DYNASOR_COMMAND_GIVE || r->command >= DYNASOR_COMMAND_COUNT)
+        return UNSUPPORTED(COMMAND, DYNASOR_COMMAND_GIVE, DYNASOR_COMMAND_COUNT - 1, r->command);
+    uint32_t words = command_words[r->command];
+    if (r->flags & ~(begins ? WIRE_COMMAND_FLAGS_KNOWN : 0u))
+        return VIOLATION(RECORD_RESERVED, 0, begins ? WIRE_COMMAND_FLAGS_KNOWN : 0, r->flags);
+    if (!all_zero(r->u.word + words, (9 - words) * sizeof r->u.word[0]))
+        return VIOLATION(RECORD_RESERVED, 0, 0, 1);
+    if (r->command == DYNASOR_COMMAND_GIVE)
+        return check_give(r, fault);
+    if (r->bytes)
+        return VIOLATION(RECORD_RESERVED, 0, 0, r->bytes);
+    return begins ? check_begin(r, fault) : WIRE_OK;
+}
+
+enum wire_verdict wire_check_record(const union wire_record *record,
+                                    const struct wire_limits *limits, struct wire_fault *fault)
+{
+    const struct wire_cancel *c = &record->cancel; /* cancel and release have one layout */
+    switch (record->op) {
+    case WIRE_OP_SUBMIT:
+        return check_submit(&record->submit, limits, fault);
+    case WIRE_OP_CANCEL:
+    case WIRE_OP_RELEASE:
+        if (c->index >= limits->programs_count)
+            return VIOLATION(RECORD_INDEX, 0, limits->programs_count - 1, c->index);
+        if ((c->reserved0[0] | c->reserved0[1] | c->reserved0[2]) != 0 ||
+            (c->reserved1[0] | c->reserved1[1] | c->reserved1[2] | c->reserved1[3] |
+             c->reserved1[4]) != 0)
+            return VIOLATION(RECORD_RESERVED, 0, 0, 1);
+        return WIRE_OK;
+    case WIRE_OP_COMMAND:
+        return check_command(&record->command, limits, fault);
+    default:
+        return VIOLATION(RECORD_OP, WIRE_OP_SUBMIT, WIRE_OP_COMMAND, record->op);
+    }
+}
+
+void wire_parts_of(const struct wire_spec *spec, struct wire_parts *ret_parts)
+{
+    ret_parts->biases_off = spec->spec_bytes;
+    ret_parts->settings_off =
+        ret_parts->biases_off + spec->biases_count * (uint32_t)sizeof(struct wire_bias);
+    ret_parts->stop_tokens_off =
+        ret_parts->settings_off + spec->settings_count * (uint32_t)sizeof(struct wire_setting);
+    ret_parts->stops_off =
+        ret_parts->stop_tokens_off + spec->stop_tokens_count * (uint32_t)sizeof(uint32_t);
+    ret_parts->texts_off = ret_parts->stops_off + spec->stops_bytes;
+    uint32_t texts_bytes =
+        0u + spec->answer_prefix_bytes + spec->step_end_bytes + spec->profile_bytes;
+    ret_parts->prompt_off = (ret_parts->texts_off + texts_bytes + 7u) & ~7u;
 }
 
 /* What is about the algorithm, not about sampling. */
@@ -218,15 +325,8 @@ enum wire_verdict wire_check_spec(const struct wire_spec *spec, struct wire_faul
         return REFUSE(STOP_BYTES, 0, DYNASOR_STOPS_MAX * (1 + DYNASOR_STOP_BYTES_MAX),
                       spec->stops_bytes);
     enum wire_verdict verdict = check_algorithm(spec, fault);
-    if (verdict != WIRE_OK || !(spec->flags & WIRE_SPEC_SAMPLING))
-        return verdict;
-    for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++) {
-        float value;
-        memcpy(&value, (const char *)spec + ranges[i].offset, sizeof value);
-        if (!(value >= ranges[i].lo && value <= ranges[i].hi))
-            return refuse_float(&ranges[i], value, fault);
-    }
-    return WIRE_OK;
+    return verdict == WIRE_OK && spec->flags & WIRE_SPEC_SAMPLING ? check_ranges(spec, fault)
+                                                                  : verdict;
 }
 
 /* Of the texts behind the stop strings no byte is zero; what follows them is. */
@@ -332,42 +432,9 @@ enum wire_verdict wire_check_payload(const struct wire_submit *submit, const uin
     return WIRE_OK;
 }
 
-/* Length of the UTF-8 character at s (1 .. 4), or 0 when there is no valid one in `left` bytes
- * (RFC 3629: no overlong forms, no surrogates, at most U+10FFFF). */
-static uint32_t utf8_length(const uint8_t *s, uint32_t left)
+bool wire_utf8_valid(const uint8_t *text, uint32_t bytes)
 {
-    uint32_t c = s[0];
-    uint32_t length = c < 0x80 ? 1 : c < 0xc2 ? 0 : c < 0xe0 ? 2 : c < 0xf0 ? 3 : c < 0xf5 ? 4 : 0;
-    if (length > left)
-        return 0;
-    for (uint32_t i = 1; i < length; i++)
-        if ((s[i] & 0xc0) != 0x80)
-            return 0;
-    if ((c == 0xe0 && s[1] < 0xa0) || (c == 0xed && s[1] > 0x9f) || (c == 0xf0 && s[1] < 0x90) ||
-        (c == 0xf4 && s[1] > 0x8f))
-        return 0;
-    return length;
-}
-
-static uint32_t utf8_first_bad(const uint8_t *text, uint32_t bytes)
-{
-    uint32_t at = 0;
-    while (at < bytes) {
-        uint64_t w[8]; /* most prompts are ASCII: 64 characters a step */
-        if (bytes - at >= sizeof w) {
-            memcpy(w, text + at, sizeof w);
-            uint64_t any = w[0] | w[1] | w[2] | w[3] | w[4] | w[5] | w[6] | w[7];
-            if ((any & 0x8080808080808080ull) == 0) {
-                at += (uint32_t)sizeof w;
-                continue;
-            }
-        }
-        uint32_t length = utf8_length(text + at, bytes - at);
-        if (length == 0)
-            return at;
-        at += length;
-    }
-    return bytes;
+    return utf8_first_bad(text, bytes) == bytes;
 }
 
 uint32_t wire_utf8_whole(const uint8_t *text, uint32_t bytes)

@@ -9,6 +9,7 @@
  * Thread: any. Memory: none. Fails: wire_check_* return what is wrong as a struct wire_fault. */
 #pragma once
 #include <assert.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -108,12 +109,19 @@ struct wire_message {
 WIRE_ASSERT(sizeof(struct wire_message) == 40);
 
 /* Submission records: the seven words of a slot. */
-enum wire_op { WIRE_OP_SUBMIT = 1, WIRE_OP_CANCEL = 2, WIRE_OP_RELEASE = 3 };
+enum wire_op {
+    WIRE_OP_SUBMIT = 1,
+    WIRE_OP_CANCEL = 2,
+    WIRE_OP_RELEASE = 3,
+    WIRE_OP_COMMAND = 4,
+};
 
 #define WIRE_SUBMIT_PAYLOAD 1u       /* struct wire_spec and the prompt lie in the arena */
 #define WIRE_SUBMIT_PROMPT_TOKENS 2u /* the prompt is uint32_t token ids, otherwise UTF-8 text */
-#define WIRE_SUBMIT_FLAGS_KNOWN 3u
+#define WIRE_SUBMIT_RESUMED 4u /* a CUSTOM program that was told what to do by another daemon */
+#define WIRE_SUBMIT_FLAGS_KNOWN 7u
 #define WIRE_INLINE_BYTES 24u
+#define WIRE_GIVE_BYTES 36u
 
 struct wire_submit {
     uint8_t op;          /* WIRE_OP_SUBMIT */
@@ -219,12 +227,66 @@ struct wire_release { /* frees the entry of an ended program; unknown ids are ig
 };
 WIRE_ASSERT(sizeof(struct wire_release) == 8 * RING_WORDS);
 
+/* To a CUSTOM program. Those of a lane take effect in their order; unknown ids are ignored. Fields that a
+ * command does not use are zero. */
+struct wire_command {
+    uint8_t op;      /* WIRE_OP_COMMAND */
+    uint8_t command; /* enum dynasor_command */
+    uint8_t flags;   /* FORK, PROBE: WIRE_COMMAND_* */
+    uint8_t bytes;   /* GIVE: of text */
+    uint32_t index;
+    uint64_t program_id;
+    uint32_t branch; /* FORK, PROBE: its number, which is the count of those before */
+    union {
+        struct {
+            uint32_t parent;        /* branch, or DYNASOR_ROOT */
+            uint32_t parent_tokens; /* own ones of the parent that it goes on behind; 0: all */
+            uint32_t tokens_max;
+            float temperature; /* this and what follows: with WIRE_COMMAND_SAMPLING only */
+            float top_p;
+            float min_p;
+            uint32_t top_k;
+            uint32_t streams; /* TOKENS, TEXT: events of this branch */
+            uint32_t reserved;
+        } begin; /* FORK, PROBE */
+        struct {
+            uint32_t tokens_max;
+            uint32_t reserved[8];
+        } extend;
+        struct {
+            uint32_t signal; /* enum dynasor_signal */
+            uint32_t knob;
+            float value;
+            uint32_t reserved[6];
+        } report;
+        struct {
+            uint32_t verdict; /* enum dynasor_verdict */
+            uint32_t answer;  /* branch, or DYNASOR_ROOT: none; so may the branch be */
+            uint32_t reserved[7];
+        } finish;
+        uint8_t text[WIRE_GIVE_BYTES]; /* GIVE: whole UTF-8 characters, the rest zero */
+        uint32_t word[9];
+    } u;
+};
+WIRE_ASSERT(sizeof(struct wire_command) == 8 * RING_WORDS);
+WIRE_ASSERT(offsetof(struct wire_command, program_id) == 8);
+#define WIRE_COMMAND_SAMPLING 1u
+#define WIRE_COMMAND_STOPS_AT_STEP 2u
+#define WIRE_COMMAND_WANTS_SCORE 4u
+#define WIRE_COMMAND_FLAGS_KNOWN 7u
+
 /* Events: the seven words of a slot in a D2C ring. */
 enum wire_event_kind {
     WIRE_EVENT_TOKENS = 1,
     WIRE_EVENT_TEXT = 2,
     WIRE_EVENT_END = 3,     /* terminal; the entry stays until it is released */
     WIRE_EVENT_REFUSED = 4, /* never accepted; the entry stayed free */
+    /* Of CUSTOM programs. A restarted daemon has nothing to account for them. */
+    WIRE_EVENT_BRANCH_TOKENS = 5,
+    WIRE_EVENT_BRANCH_TEXT = 6,
+    WIRE_EVENT_BRANCH = 7,          /* it has settled */
+    WIRE_EVENT_COMMAND_REFUSED = 8, /* and did nothing */
+    WIRE_EVENT_KINDS = 9,
 };
 #define WIRE_EVENT_TOKENS_MAX 11u
 #define WIRE_EVENT_TEXT_BYTES_MAX 40u
@@ -266,6 +328,61 @@ struct wire_event_end { /* END and REFUSED */
 WIRE_ASSERT(sizeof(struct wire_event_end) == 8 * RING_WORDS);
 #define WIRE_END_RESULT 1u /* the program's place in the result table is filled */
 
+#define WIRE_EVENT_BRANCH_TOKENS_MAX 10u
+struct wire_event_branch_tokens {
+    uint8_t kind;
+    uint8_t count; /* 1 .. WIRE_EVENT_BRANCH_TOKENS_MAX */
+    uint16_t reserved;
+    uint32_t index;
+    uint32_t branch;
+    uint32_t position; /* of token[0] among the branch's own */
+    uint32_t token[WIRE_EVENT_BRANCH_TOKENS_MAX];
+};
+WIRE_ASSERT(sizeof(struct wire_event_branch_tokens) == 8 * RING_WORDS);
+
+struct wire_event_branch_text {
+    uint8_t kind;
+    uint8_t count; /* bytes, 1 .. WIRE_EVENT_TEXT_BYTES_MAX; never splits a UTF-8 character */
+    uint16_t reserved;
+    uint32_t index;
+    uint32_t branch;
+    uint32_t position_bytes; /* of text[0] in what the branch decoded itself */
+    uint8_t text[WIRE_EVENT_TEXT_BYTES_MAX];
+};
+WIRE_ASSERT(sizeof(struct wire_event_branch_text) == 8 * RING_WORDS);
+
+struct wire_event_branch {
+    uint8_t kind;
+    uint8_t state; /* enum dynasor_branch_state */
+    uint8_t scored;
+    uint8_t reserved0;
+    uint32_t index;
+    uint32_t branch;       /* DYNASOR_ROOT: the prompt has been read, commands may come */
+    uint32_t tokens_count; /* as in struct dynasor_branch */
+    uint32_t path_tokens;
+    uint32_t text_bytes;
+    float score;
+    float log_probability;
+    float entropy;
+    uint32_t reserved1[5];
+};
+WIRE_ASSERT(sizeof(struct wire_event_branch) == 8 * RING_WORDS);
+
+struct wire_event_command {
+    uint8_t kind;
+    uint8_t command; /* as it came */
+    uint16_t status; /* enum dynasor_status */
+    uint32_t index;
+    uint32_t branch; /* likewise */
+    uint16_t field;  /* enum dynasor_field */
+    uint16_t reserved0;
+    uint64_t lo; /* accepted range of field, and what it was */
+    uint64_t hi;
+    uint64_t got;
+    uint64_t reserved1[2];
+};
+WIRE_ASSERT(sizeof(struct wire_event_command) == 8 * RING_WORDS);
+
 /* A place of the result table in D2C. */
 WIRE_ASSERT(sizeof(struct dynasor_result) == 448);
 WIRE_ASSERT(offsetof(struct dynasor_result, profile) == 96);
@@ -277,6 +394,7 @@ union wire_record {
     struct wire_submit submit;
     struct wire_cancel cancel;
     struct wire_release release;
+    struct wire_command command;
 };
 
 union wire_event {
@@ -285,6 +403,10 @@ union wire_event {
     struct wire_event_tokens tokens;
     struct wire_event_text text;
     struct wire_event_end end;
+    struct wire_event_branch_tokens branch_tokens;
+    struct wire_event_branch_text branch_text;
+    struct wire_event_branch branch;
+    struct wire_event_command command;
 };
 WIRE_ASSERT(sizeof(union wire_record) == 8 * RING_WORDS);
 WIRE_ASSERT(sizeof(union wire_event) == 8 * RING_WORDS);
@@ -299,8 +421,8 @@ struct wire_limits {
     uint32_t streams;          /* enum dynasor_stream that are offered */
 };
 
-/* Two ways of being wrong: an argument outside its range is answered with a REFUSED event; a record
- * that no correct library writes ends the session. */
+/* Two ways of being wrong: an argument outside its range is answered with a REFUSED or COMMAND_REFUSED
+ * event; a record that no correct library writes ends the session. */
 enum wire_verdict { WIRE_OK = 0, WIRE_REFUSE = 1, WIRE_VIOLATION = 2 };
 
 /* All of them: input is a private copy; *fault is written only when the verdict is not WIRE_OK. */
@@ -324,6 +446,8 @@ enum wire_verdict wire_check_prompt(const struct wire_submit *submit, const uint
 
 /* Length of the longest part of text that does not end inside a UTF-8 character. */
 uint32_t wire_utf8_whole(const uint8_t *text, uint32_t bytes);
+
+bool wire_utf8_valid(const uint8_t *text, uint32_t bytes);
 
 /* One number over the size and offset of every field here and in region.h. Two sides that were
  * compiled from different layouts differ in it. */

@@ -17,13 +17,16 @@
 #include "daemon/base/clock.h"
 #include "daemon/base/rng.h"
 #include "daemon/engine/engine.h"
+#include "daemon/text/chat.h"
 #include "daemon/text/codec.h"
 #include "kernels/cpu/cpu.h"
 
 #define PROMPT_BYTES_MAX (64u << 20)
 #define PREFILL_TOKENS 512u /* of one step */
 #define BRANCHES_MAX 1024u
-#define ERROR_BYTES 640u
+#define ERROR_BYTES 1024u
+#define STOP_TOKENS_MAX 8u
+#define BIASES_MAX 256u
 
 struct options {
     const char *directory;
@@ -44,6 +47,14 @@ struct options {
     uint64_t kv_mib;
     uint64_t seed;
     struct ops_sample_row sampling;
+    bool signals;
+    uint8_t stops[STOPS_MAX * (1 + STOPS_STRING_BYTES_MAX)]; /* as codec_stream_init() wants them */
+    uint32_t stops_bytes;
+    uint32_t stops_count;
+    uint32_t stop_tokens[STOP_TOKENS_MAX];
+    uint32_t stop_tokens_count;
+    struct ops_bias biases[BIASES_MAX];
+    uint32_t biases_count;
 };
 
 struct branch {
@@ -104,6 +115,10 @@ enum option_key {
     KEY_CONTEXT,
     KEY_KV,
     KEY_IGNORE_EOS,
+    KEY_STOP,
+    KEY_STOP_TOKEN,
+    KEY_BIAS,
+    KEY_SIGNALS,
 };
 
 static const struct argp_option option_table[] = {
@@ -122,6 +137,11 @@ static const struct argp_option option_table[] = {
     {"presence", KEY_PRESENCE, "R", 0, "penalty on tokens written (0: none)", 0},
     {"frequency", KEY_FREQUENCY, "R", 0, "penalty on tokens by times written (0: none)", 0},
     {"ignore-eos", KEY_IGNORE_EOS, NULL, 0, "writes on after the end", 0},
+    {"stop", KEY_STOP, "TEXT", 0, "ends before this text; up to 8 times", 0},
+    {"stop-token", KEY_STOP_TOKEN, "ID", 0, "ends with this token; up to 8 times", 0},
+    {"bias", KEY_BIAS, "ID:VALUE", 0, "adds VALUE to a token's logit; up to 256 times", 0},
+    {"signals", KEY_SIGNALS, NULL, 0,
+     "to stderr, for each token: branch, position, id, log-probability, entropy", 0},
     {"ids", KEY_IDS, NULL, 0, "prints token ids, one line a branch", 0},
     {"bytes", KEY_BYTES, NULL, 0, "one token a byte: for models without a tokenizer", 0},
     {"threads", KEY_THREADS, "N", 0, "threads (all cores)", 0},
@@ -162,6 +182,59 @@ static int32_t level(struct argp_state *state, const char *text)
     return -1;
 }
 
+static void add_stop(struct argp_state *state, const char *text)
+{
+    struct options *o = state->input;
+    size_t bytes = strlen(text);
+    if (o->stops_count == STOPS_MAX)
+        argp_error(state, "--stop: at most %u are accepted", STOPS_MAX);
+    if (bytes == 0 || bytes > STOPS_STRING_BYTES_MAX)
+        argp_error(state, "--stop: a text of 1 to %u bytes is wanted", STOPS_STRING_BYTES_MAX);
+    o->stops[o->stops_bytes] = (uint8_t)bytes;
+    memcpy(o->stops + o->stops_bytes + 1, text, bytes);
+    o->stops_bytes += 1 + (uint32_t)bytes;
+    o->stops_count++;
+}
+
+/* ID:VALUE */
+static void add_bias(struct argp_state *state, char *text)
+{
+    struct options *o = state->input;
+    char *value = strchr(text, ':');
+    if (o->biases_count == BIASES_MAX)
+        argp_error(state, "--bias: at most %u are accepted", BIASES_MAX);
+    if (!value)
+        argp_error(state, "'%s': ID:VALUE is wanted", text);
+    *value++ = 0;
+    o->biases[o->biases_count++] = (struct ops_bias){
+        .token = (uint32_t)number(state, text, 0, UINT32_MAX - 1),
+        .bias = real(state, value, -1000, 1000),
+    };
+}
+
+static error_t parse_end(int key, char *text, struct argp_state *state)
+{
+    struct options *o = state->input;
+    switch (key) {
+    case KEY_STOP:
+        add_stop(state, text);
+        return 0;
+    case KEY_STOP_TOKEN:
+        if (o->stop_tokens_count == STOP_TOKENS_MAX)
+            argp_error(state, "--stop-token: at most %u are accepted", STOP_TOKENS_MAX);
+        o->stop_tokens[o->stop_tokens_count++] = (uint32_t)number(state, text, 0, UINT32_MAX - 1);
+        return 0;
+    case KEY_BIAS:
+        add_bias(state, text);
+        return 0;
+    case KEY_SIGNALS:
+        o->signals = true;
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
 static error_t parse_sampling(int key, char *text, struct argp_state *state)
 {
     struct options *o = state->input;
@@ -191,7 +264,7 @@ static error_t parse_sampling(int key, char *text, struct argp_state *state)
         o->seed = number(state, text, 0, UINT64_MAX);
         return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return parse_end(key, text, state);
     }
 }
 
@@ -314,6 +387,14 @@ static int read_prompt(struct run *r, char **ret_text, size_t *ret_bytes)
     return result;
 }
 
+static int no_chat(struct run *r)
+{
+    char names[512];
+    chat_names(names, sizeof names);
+    return fail(r, "%.300s: no chat template that we know; --chat=FAMILY takes %s",
+                r->options.directory, names);
+}
+
 static int encode(struct run *r)
 {
     char *text;
@@ -332,8 +413,7 @@ static int encode(struct run *r)
     if (result == CODEC_E_MANY)
         return fail(r, "the prompt has more than %u tokens, the context", ids_max);
     if (result == CODEC_E_CHAT)
-        return fail(r, "%s: no chat template that we know; --chat=FAMILY names one",
-                    r->options.directory);
+        return no_chat(r);
     if (result != CODEC_OK)
         return fail(r, "no memory for the prompt");
     if (r->prompt_count == 0)
@@ -372,6 +452,23 @@ static int open_model(struct run *r)
     return 0;
 }
 
+/* Ids of the command line are the model's. */
+static int check_ids(struct run *r)
+{
+    const struct options *o = &r->options;
+    for (uint32_t i = 0; i < o->stop_tokens_count; i++)
+        if (o->stop_tokens[i] >= r->info.vocabulary)
+            return fail(r, "--stop-token=%u: ids are below %u", o->stop_tokens[i],
+                        r->info.vocabulary);
+    for (uint32_t i = 0; i < o->biases_count; i++)
+        if (o->biases[i].token >= r->info.vocabulary)
+            return fail(r, "--bias=%u: ids are below %u", o->biases[i].token, r->info.vocabulary);
+    if (o->biases_count > r->batch->biases_max)
+        return fail(r, "--bias: %u of them, a batch holds %u", o->biases_count,
+                    r->batch->biases_max);
+    return 0;
+}
+
 static bool penalises(const struct ops_sample_row *s)
 {
     return s->repetition != 1 || s->presence != 0 || s->frequency != 0;
@@ -381,6 +478,8 @@ static int plan(struct run *r)
 {
     struct options *o = &r->options;
     uint32_t room = r->info.context_tokens - r->prompt_count;
+    if (check_ids(r) != 0)
+        return 1;
     if (room == 0)
         return fail(r, "the prompt has %u tokens, all that the context holds", r->prompt_count);
     if (o->tokens_max > room)
@@ -399,7 +498,7 @@ static int plan(struct run *r)
     if (!r->branches)
         return fail(r, "no memory for %u branches", o->branches_count);
     for (uint32_t i = 0; i < o->branches_count; i++) {
-        codec_stream_init(&r->branches[i].stream, r->codec, NULL, 0, false);
+        codec_stream_init(&r->branches[i].stream, r->codec, o->stops, o->stops_bytes, false);
         r->branches[i].tokens = calloc(o->tokens_max, sizeof(uint32_t));
         if (!r->branches[i].tokens)
             return fail(r, "no memory for %u tokens", o->tokens_max);
@@ -465,6 +564,7 @@ static void add_row(struct run *r, uint32_t idx, bool first)
                                .shared_pages = b->rows_count ? r->shared_pages : 0,
                                .want = ENGINE_WANT_TOKEN,
                                .sampling = r->options.sampling};
+    row->sampling.bias_count = b->biases_count; /* all rows share them */
     row->sampling.random = rng_u32(r->options.seed, idx, branch->tokens_count);
     b->tokens[b->tokens_count] = branch->tokens_count ? branch->tokens[branch->tokens_count - 1]
                                                       : r->prompt[r->prompt_count - 1];
@@ -512,21 +612,34 @@ static int put_text(struct run *r, struct branch *branch, const void *text, uint
     return 0;
 }
 
+static bool is_stop_token(const struct options *o, uint32_t token)
+{
+    for (uint32_t i = 0; i < o->stop_tokens_count; i++)
+        if (o->stop_tokens[i] == token)
+            return true;
+    return false;
+}
+
 static int take_token(struct run *r, struct branch *branch, const struct ops_sampled *sampled)
 {
     uint8_t text[CODEC_PUSH_BYTES_MAX];
     uint32_t bytes = 0;
     if (sampled->numeric)
         return fail(r, "token %u: the logits are not numbers", branch->tokens_count);
+    if (r->options.signals)
+        (void)fprintf(stderr, "signal %u %u %u %.6g %.6g\n", (uint32_t)(branch - r->branches),
+                      branch->tokens_count, sampled->token, (double)sampled->log_probability,
+                      (double)sampled->entropy);
     branch->tokens[branch->tokens_count++] = sampled->token;
-    bool ends = r->codec && !r->options.ignore_eos && codec_is_end(r->codec, sampled->token);
-    branch->done = ends || branch->tokens_count == r->options.tokens_max;
-    if (!ends)
-        (void)codec_push(&branch->stream, r->codec, sampled->token, text, &bytes); /* no stops */
+    bool ends = is_stop_token(&r->options, sampled->token) ||
+                (r->codec && !r->options.ignore_eos && codec_is_end(r->codec, sampled->token));
+    bool stopped = !ends && codec_push(&branch->stream, r->codec, sampled->token, text, &bytes);
+    branch->done = ends || stopped || branch->tokens_count == r->options.tokens_max;
     if (put_text(r, branch, text, bytes) != 0)
         return 1;
-    return branch->done ? put_text(r, branch, text, codec_flush(&branch->stream, r->codec, text))
-                        : 0;
+    if (!branch->done || stopped) /* what was held back is the stop string */
+        return 0;
+    return put_text(r, branch, text, codec_flush(&branch->stream, r->codec, text));
 }
 
 static int print(struct run *r)
@@ -551,6 +664,8 @@ static int generate(struct run *r)
     if (prefill(r) != 0)
         return 1;
     struct engine_batch *b = r->batch;
+    memcpy(b->biases, r->options.biases, r->options.biases_count * sizeof *b->biases);
+    b->biases_count = r->options.biases_count;
     for (uint32_t turn = 0;; turn++) {
         b->rows_count = b->tokens_count = b->copies_count = b->history_count = 0;
         for (uint32_t i = 0; i < r->options.branches_count; i++)

@@ -26,6 +26,7 @@
 #define ANSWER_TIMEOUT_S 5
 #define PAGE_BYTES_MAX (1u << 30) /* far above any daemon's */
 #define WATCH_SECONDS_MAX 86400
+#define PATH_BYTES_MAX 1200u
 
 enum exit_status {
     EXIT_STATUS_OK = 0,
@@ -518,8 +519,9 @@ static enum exit_status run_status(const struct arguments *arguments)
     }
 }
 
-/* Sends op with text and prints the text of the answer. */
-static enum exit_status converse(const char *path, uint16_t op, const char *text, size_t text_bytes)
+/* Sends op with text; the text of the answer, until the next one, is *ret_answer. */
+static enum exit_status ask(const char *path, uint16_t op, const char *text, size_t text_bytes,
+                            const char **ret_answer)
 {
     static char answer[CONTROL_TEXT_BYTES_MAX + 1];
     struct control_request request = {.magic = CONTROL_MAGIC, .version = CONTROL_VERSION, .op = op};
@@ -554,6 +556,17 @@ static enum exit_status converse(const char *path, uint16_t op, const char *text
     if (reply.status != 0) {
         return complain(EXIT_STATUS_REFUSED, "%s",
                         answer[0] != '\0' ? answer : "refused by this version of dynasord");
+    }
+    *ret_answer = answer;
+    return EXIT_STATUS_OK;
+}
+
+static enum exit_status converse(const char *path, uint16_t op, const char *text, size_t text_bytes)
+{
+    const char *answer;
+    enum exit_status status = ask(path, op, text, text_bytes, &answer);
+    if (status != EXIT_STATUS_OK) {
+        return status;
     }
     if (fputs(answer, stdout) < 0 || fflush(stdout) != 0) {
         return complain(EXIT_STATUS_SYSTEM, "standard output: %s", strerror(errno));
@@ -615,8 +628,65 @@ static enum exit_status run_load(const struct arguments *arguments)
     return converse(arguments->socket_path, CONTROL_OP_PROFILE_LOAD, text, head + bytes);
 }
 
+/* A file is there whole or as it was, whenever the machine stops. */
+static bool write_whole(const char *path, const char *text)
+{
+    char next[PATH_BYTES_MAX + sizeof(".new")], folder[PATH_BYTES_MAX];
+    size_t length = strlen(text);
+    (void)snprintf(next, sizeof(next), "%s.new", path); /* fits */
+    (void)snprintf(folder, sizeof(folder), "%s", path); /* likewise */
+    *strrchr(folder, '/') = '\0';
+    int folder_fd = open(folder[0] != '\0' ? folder : "/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int fd = open(next, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644);
+    bool good = folder_fd >= 0 && fd >= 0 && write(fd, text, length) == (ssize_t)length &&
+                fsync(fd) == 0 && rename(next, path) == 0 && fsync(folder_fd) == 0;
+    int error = errno;
+    if (fd >= 0) {
+        (void)close(fd); /* what was written is on the disk, or lost anyway */
+    }
+    if (folder_fd >= 0) {
+        (void)close(folder_fd); /* only read */
+    }
+    errno = error;
+    return good;
+}
+
+/* What the profile is now goes to the file that it is loaded from at the start. */
+static enum exit_status run_save(const struct arguments *arguments)
+{
+    static const char of_file[] = ".profile.file";
+    const char *name = arguments->words[2], *answer;
+    char key[128], path[PATH_BYTES_MAX] = "";
+    int n = snprintf(key, sizeof(key), "%s%s", name, of_file);
+    if (n < 0 || (size_t)n >= sizeof(key)) {
+        return complain(EXIT_STATUS_USAGE, "profile save: accepted the name of a profile");
+    }
+    enum exit_status status = ask(arguments->socket_path, CONTROL_OP_GET, key, (size_t)n, &answer);
+    if (status != EXIT_STATUS_OK) {
+        return status;
+    }
+    const char *at = strchr(answer, '/');
+    size_t length = at != NULL ? strcspn(at, "\n") : 0;
+    if (length == 0 || length >= sizeof(path)) {
+        return complain(EXIT_STATUS_REFUSED, "%s: no answer that can be understood", key);
+    }
+    memcpy(path, at, length);
+    status = ask(arguments->socket_path, CONTROL_OP_PROFILE_SHOW, name, strlen(name), &answer);
+    if (status != EXIT_STATUS_OK) {
+        return status;
+    }
+    if (!write_whole(path, answer)) {
+        return complain(errno == EACCES || errno == EPERM ? EXIT_STATUS_PERMISSION
+                                                          : EXIT_STATUS_SYSTEM,
+                        "%s: %s", path, strerror(errno));
+    }
+    printf("saved to %s\n", path);
+    return EXIT_STATUS_OK;
+}
+
 #define COMMANDS                                                                                   \
-    "status, get KEY, set KEY VALUE, profile list, profile show NAME or profile load FILE"
+    "status, get KEY, set KEY VALUE, profile list, profile show NAME, profile load FILE or "       \
+    "profile save NAME"
 
 static const struct command {
     const char *word;
@@ -627,6 +697,7 @@ static const struct command {
     {"status", NULL, 1, run_status},  {"get", NULL, 2, run_get},
     {"set", NULL, 3, run_set},        {"profile", "list", 2, run_list},
     {"profile", "show", 3, run_show}, {"profile", "load", 3, run_load},
+    {"profile", "save", 3, run_save},
 };
 
 static enum exit_status run(const struct arguments *arguments)
@@ -694,13 +765,15 @@ int main(int argc, char **argv)
         .options = options,
         .parser = parse_option,
         .args_doc = "status\nget KEY\nset KEY VALUE\nprofile list\nprofile show NAME\n"
-                    "profile load FILE",
+                    "profile load FILE\nprofile save NAME",
         .doc =
             "Shows the counters of a running dynasord; shows and changes the profiles of its "
             "reasoning programs.\v"
             "KEY is PROFILE.section.key as in a profile's file, section.key for every profile that "
             "programs use which name none, or default.ALGORITHM: the name of that profile. A change "
-            "holds at each program's next decision, until the daemon ends.\n\n"
+            "holds at each program's next decision, until the daemon ends; profile save writes the "
+            "profile as it is now to the file that it is loaded from at the start, below [profiles] "
+            "directory of dynasord.conf, where the defaults are named, too.\n\n"
             "Exit status: 0 success, 1 a system call failed, 2 wrong usage, 3 no daemon answers, "
             "4 permission denied, 5 refused or another version.",
     };

@@ -1,13 +1,13 @@
 /* Runs one reasoning program and prints what it came to.
  *
  *     ./reason [--socket PATH] [--seed N] [--max-tokens N] [--profile NAME] [--set NAME=NUMBER]...
- *              [--step-end TEXT] [--answer RULE] [--answer-prefix TEXT] [--tokens] ALGORITHM
- *              PROMPT
+ *              [--step-end TEXT] [--answer RULE] [--answer-prefix TEXT] [--tokens] [--chat]
+ *              ALGORITHM PROMPT
  *
- * ALGORITHM is single, sc, rebase, mcts, cot, best_of_n or beam; NAME one of its parameters: cap, width,
+ * ALGORITHM is single, sc, rebase, mcts, cot, best_of_n, beam or sc_cot; NAME one of its parameters: cap, width,
  * depth, step_tokens and so on; RULE math,
  * boxed, choice, number, code or text (dynasor/types.h). One line of output for each fact; --tokens also prints
- * the tokens of the path that the program chose. */
+ * the tokens of the path that the program chose. --chat: PROMPT is a user's message. */
 #include <dynasor/client.h>
 
 #include <inttypes.h>
@@ -15,8 +15,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const algorithms[DYNASOR_ALGORITHM_COUNT] = {
-    "single", "sc", "rebase", "mcts", "cot", "best_of_n", "beam"};
+/* All but the last: that one waits to be told what to do (my_sc.c). */
+static const char *const algorithms[DYNASOR_ALGORITHM_CUSTOM] = {
+    "single", "sc", "rebase", "mcts", "cot", "best_of_n", "beam", "sc_cot"};
 static const char *const parameters[DYNASOR_PARAMETER_COUNT] = {"cap",
                                                                 "width",
                                                                 "depth",
@@ -31,7 +32,11 @@ static const char *const parameters[DYNASOR_PARAMETER_COUNT] = {"cap",
                                                                 "probe_tokens",
                                                                 "probe_temperature",
                                                                 "probe_top_p",
-                                                                "hesitation"};
+                                                                "hesitation",
+                                                                "likeness",
+                                                                "likeness_by",
+                                                                "guided",
+                                                                "scores"};
 static const char *const answers[DYNASOR_ANSWER_COUNT] = {"default", "math", "boxed",  "choice",
                                                           "number",  "code", "prefix", "text"};
 static const char *const verdicts[DYNASOR_VERDICT_COUNT] = {"settled", "capped", "given up",
@@ -112,7 +117,7 @@ static int usage(void)
     fprintf(stderr,
             "usage: reason [--socket PATH] [--seed N] [--max-tokens N] [--profile NAME]\n"
             "              [--set NAME=NUMBER]... [--step-end TEXT] [--answer-prefix TEXT]\n"
-            "              [--tokens] ALGORITHM PROMPT\n");
+            "              [--tokens] [--chat] ALGORITHM PROMPT\n");
     return 2;
 }
 
@@ -147,7 +152,9 @@ int main(int argc, char **argv)
     struct dynasor_setting settings[DYNASOR_PARAMETERS_MAX];
     int at = 1, tokens = 0;
     for (; at < argc && strncmp(argv[at], "--", 2) == 0; at++) {
-        if (strcmp(argv[at], "--tokens") == 0) {
+        if (strcmp(argv[at], "--chat") == 0) {
+            o.chat = 1;
+        } else if (strcmp(argv[at], "--tokens") == 0) {
             tokens = 1;
             o.streams |= DYNASOR_STREAM_TOKENS;
         } else if (at + 1 == argc || take_option(argv[at], argv[at + 1], &o, &connect, settings)) {
@@ -158,7 +165,9 @@ int main(int argc, char **argv)
     }
     if (at + 2 != argc)
         return usage();
-    o.algorithm = find(algorithms, DYNASOR_ALGORITHM_COUNT, argv[at], strlen(argv[at]));
+    o.algorithm = find(algorithms, DYNASOR_ALGORITHM_CUSTOM, argv[at], strlen(argv[at]));
+    if (o.algorithm == DYNASOR_ALGORITHM_CUSTOM)
+        return usage();
     o.prompt_text = argv[at + 1];
     o.prompt_bytes = strlen(argv[at + 1]);
     struct dynasor_client *client = NULL;

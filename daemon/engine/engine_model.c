@@ -20,6 +20,7 @@
 #include "daemon/engine/worker.h"
 
 #define CONTEXT_TOKENS_MAX 131072u
+#define THREADS_MAX 1024u  /* as the configuration has it */
 #define HEAD_ROWS_MAX 256u /* rows of logits at once: 256 of 128,000 columns are 131 MB */
 
 static_assert(ENGINE_MESSAGE_BYTES == ARCH_MESSAGE_BYTES, "one buffer");
@@ -65,6 +66,16 @@ __attribute__((format(printf, 3, 4))) static int refuse(char message[ENGINE_MESS
     (void)vsnprintf(message, ENGINE_MESSAGE_BYTES, format, args); /* a cut message is as good */
     va_end(args);
     return result;
+}
+
+/* The folder goes before what is wrong in it. Returns result. */
+static int of_folder(const char *directory, int result, char message[ENGINE_MESSAGE_BYTES])
+{
+    char why[ENGINE_MESSAGE_BYTES];
+    if (result == 0)
+        return 0;
+    (void)snprintf(why, sizeof why, "%s", message);
+    return refuse(message, result, "%.200s: %.300s", directory, why);
 }
 
 static uint32_t least(uint32_t a, uint32_t b)
@@ -115,6 +126,9 @@ static int post(struct engine_model *e, struct engine_batch *batch, float *all_l
 {
     if (e->in_flight)
         return ENGINE_E_BUSY;
+    for (uint32_t i = 0; i < batch->tokens_count;
+         i++) /* what looks them up holds them to nothing */
+        ASSERT(batch->tokens[i] < e->base.info[batch->role].vocabulary);
     bool paged = e->base.info[batch->role].kv_pages > 0;
     step_build(&e->step, batch, paged, all_logits);
     ASSERT(e->step.position_max < e->base.info[batch->role].context_tokens);
@@ -230,10 +244,13 @@ static void model_close(struct engine *engine)
 static int check_config(const struct engine_config *c, char message[ENGINE_MESSAGE_BYTES])
 {
     if (c->ranks_count != 1 && c->ranks_count != 2 && c->ranks_count != 4)
-        return refuse(message, -EINVAL, "ranks %u: 1, 2 or 4 are possible", c->ranks_count);
+        return refuse(message, -EINVAL, "[engine] ranks = %u: accepted 1, 2 or 4", c->ranks_count);
     if (c->threads_count && c->threads_count < c->ranks_count)
-        return refuse(message, -EINVAL, "threads %u: at least one for each of %u ranks",
-                      c->threads_count, c->ranks_count);
+        return refuse(
+            message, -EINVAL,
+            "[engine] threads = %u: accepted %u to %u with [engine] ranks = %u, or 0: all "
+            "cores",
+            c->threads_count, c->ranks_count, THREADS_MAX, c->ranks_count);
     if (c->rows_max < 1 || c->tokens_max < c->rows_max)
         return refuse(message, -EINVAL, "batch of %u tokens, %u rows: at least a token a row",
                       c->tokens_max, c->rows_max);
@@ -311,7 +328,10 @@ static int open_role(struct engine_model *e, enum engine_role role,
     it->names = calloc(1, sizeof *it->names);
     if (!result && !it->names)
         return refuse(message, -ENOMEM, "no memory for the names of tensors");
-    result = result ? result : names_check(&it->arch, it->tensors, message, it->names);
+    if (result)
+        return result;
+    result = of_folder(c->directory[role], names_check(&it->arch, it->tensors, message, it->names),
+                       message);
     result = result ? result : check_role(e, role, message);
     if (result)
         return result;
@@ -325,7 +345,9 @@ static int open_role(struct engine_model *e, enum engine_role role,
                             .tokens_max = c->tokens_max,
                             .rows_max = c->rows_max,
                             .head_rows = least(HEAD_ROWS_MAX, c->tokens_max)};
-        result = weights_init(&m->weights, &it->arch, it->names, r, c->ranks_count, message);
+        result = of_folder(
+            c->directory[role],
+            weights_init(&m->weights, &it->arch, it->names, r, c->ranks_count, message), message);
         m->kv = calloc(it->arch.layers, sizeof *m->kv);
         m->host_sampled = calloc(c->rows_max, sizeof *m->host_sampled);
         m->host_dots = calloc(c->rows_max, sizeof *m->host_dots);
@@ -422,7 +444,8 @@ static int open_rank(struct engine_model *e, uint32_t rank, char message[ENGINE_
         struct model *m = &it->models[i];
         if (!m->arch || (m->arch->encoder && rank != 0))
             continue;
-        result = weights_load(&m->weights, e->ops, it->device, message);
+        result = of_folder(c->directory[i], weights_load(&m->weights, e->ops, it->device, message),
+                           message);
         if (result == 0 && m->arch->rotary_dim)
             e->ops->copy_in(it->device, m->inverse_frequency, m->arch->inverse_frequency,
                             m->arch->rotary_dim / 2 * sizeof(float));
@@ -446,15 +469,6 @@ static uint32_t cores_count(void)
     return count > 0 ? (uint32_t)count : 1;
 }
 
-static int check_files(const struct engine_model *e, uint32_t role,
-                       char message[ENGINE_MESSAGE_BYTES])
-{
-    char why[TENSORS_MESSAGE_BYTES];
-    int result = tensors_check(e->roles[role].tensors, why);
-    return result ? refuse(message, result, "%.200s: %.250s", e->base.config.directory[role], why)
-                  : 0;
-}
-
 static int open_all(struct engine_model *e, char message[ENGINE_MESSAGE_BYTES])
 {
     struct engine_config *c = &e->base.config;
@@ -476,7 +490,8 @@ static int open_all(struct engine_model *e, char message[ENGINE_MESSAGE_BYTES])
         return result;
     for (uint32_t i = 0; i < ENGINE_ROLE_COUNT && !result; i++)
         if (c->directory[i])
-            result = check_files(e, i, message);
+            result =
+                of_folder(c->directory[i], tensors_check(e->roles[i].tensors, message), message);
     if (result)
         return result;
     for (uint32_t i = 0; i < ENGINE_ROLE_COUNT; i++) {

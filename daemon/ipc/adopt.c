@@ -156,6 +156,14 @@ static void programs_count(struct peer *p)
     }
 }
 
+/* What its client has been told of its branches died with the daemon before us. */
+static bool is_driven(const struct region_program *entry)
+{
+    union wire_record record;
+    memcpy(record.word, entry->submit_word, sizeof record.word);
+    return record.submit.algorithm == DYNASOR_ALGORITHM_CUSTOM;
+}
+
 static void program_adopt(struct ipc *ipc, struct peer *p, uint32_t index)
 {
     struct region_program *entry = region_program(p->d2c, &p->geometry, index);
@@ -169,7 +177,9 @@ static void program_adopt(struct ipc *ipc, struct peer *p, uint32_t index)
     l->open_count--; /* inbox_rerun() counts it again */
     if (entry->state < DYNASOR_STATE_DONE) {
         uint16_t status = DYNASOR_E_POISON;
-        if (entry->state == DYNASOR_STATE_QUEUED || ++entry->restarts_count <= RESTARTS_MAX)
+        if (entry->state == DYNASOR_STATE_RUNNING && is_driven(entry))
+            status = DYNASOR_E_RESTARTED;
+        else if (entry->state == DYNASOR_STATE_QUEUED || ++entry->restarts_count <= RESTARTS_MAX)
             status = inbox_rerun(ipc, p, index);
         if (status == 0)
             return;

@@ -316,8 +316,7 @@ static bool take_submit(struct ipc *ipc, struct peer *p, uint32_t lane_index,
     }
 }
 
-/* The entry's program if it is the one that the record names and has not been released. */
-static uint32_t named_handle(struct ipc *ipc, struct peer *p, const struct wire_cancel *record)
+uint32_t inbox_named_handle(struct ipc *ipc, struct peer *p, const struct wire_cancel *record)
 {
     uint32_t handle = *ipc_handle(ipc, p, record->index);
     if (handle == HANDLE_FREE)
@@ -326,16 +325,19 @@ static uint32_t named_handle(struct ipc *ipc, struct peer *p, const struct wire_
     return entry->program_id == record->program_id ? handle : HANDLE_FREE;
 }
 
-static bool take_other(struct ipc *ipc, struct peer *p, const union wire_record *record)
+static bool take_other(struct ipc *ipc, struct peer *p, uint32_t lane_index,
+                       const union wire_record *record)
 {
     struct wire_limits limits;
     struct wire_fault fault;
     limits_of(ipc, p, &limits);
+    if (record->op == WIRE_OP_COMMAND)
+        return command_take(ipc, p, lane_index, &limits, record);
     if (wire_check_record(record, &limits, &fault) != WIRE_OK) {
         peer_violation(ipc, p, &fault);
         return false;
     }
-    uint32_t handle = named_handle(ipc, p, &record->cancel);
+    uint32_t handle = inbox_named_handle(ipc, p, &record->cancel);
     if (handle == HANDLE_FREE)
         return true;
     if (record->op == WIRE_OP_CANCEL && handle != HANDLE_ENDED)
@@ -348,14 +350,16 @@ static bool take_other(struct ipc *ipc, struct peer *p, const union wire_record 
     return true;
 }
 
-/* A SUBMIT needs a slot for its answer, and its payload time of this thread that its uid may have. */
-static bool may_submit(struct ipc *ipc, struct peer *p, struct lane *l,
-                       const struct wire_submit *submit)
+/* SUBMIT and COMMAND need a slot for their answer, and a payload time of this thread that its uid may have. */
+static bool may_take(struct ipc *ipc, struct peer *p, struct lane *l,
+                     const struct wire_submit *submit)
 {
+    if (submit->op != WIRE_OP_SUBMIT && submit->op != WIRE_OP_COMMAND)
+        return true;
     l->stalled = !lane_credit(ipc, p, l, 1);
     if (l->stalled || p->state != PEER_ATTACHED)
         return false;
-    if (!(submit->flags & WIRE_SUBMIT_PAYLOAD))
+    if (submit->op != WIRE_OP_SUBMIT || !(submit->flags & WIRE_SUBMIT_PAYLOAD))
         return true;
     l->throttled_until_ns = quota_bytes_due_ns(p->user, ipc->now_ns);
     return l->throttled_until_ns == 0;
@@ -383,14 +387,14 @@ uint32_t inbox_drain(struct ipc *ipc, struct peer *p, uint32_t lane_index)
         union wire_record record;
         uint64_t pos = l->rx.pos;
         ring_rx_take(&l->rx, record.word);
-        if (record.op == WIRE_OP_SUBMIT && !may_submit(ipc, p, l, &record.submit)) {
+        if (!may_take(ipc, p, l, &record.submit)) {
             l->rx.pos = pos; /* it stays; what is read of it later is a fetch of its own */
             break;
         }
         taken++;
         bool alive = true;
         if (record.op != WIRE_OP_SUBMIT)
-            alive = take_other(ipc, p, &record);
+            alive = take_other(ipc, p, lane_index, &record);
         else
             alive = take_submit(ipc, p, lane_index, &record, pos);
         if (!alive)

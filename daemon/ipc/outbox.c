@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "daemon/base/assert.h"
+#include "daemon/base/scratch.h"
 #include "daemon/ipc/state.h"
 
 /* Whether wanted_room slots are free beside the reserved ones. False also when the client's word is
@@ -83,6 +84,22 @@ void outbox_refuse(struct ipc *ipc, struct peer *p, uint32_t lane_index,
                                       .hi = fault->hi,
                                       .got = fault->got,
                                       .submit_pos = submit_pos}};
+    publish(ipc, p, lane_index, &event);
+    accounted(&p->lanes[lane_index]);
+}
+
+void outbox_refuse_command(struct ipc *ipc, struct peer *p, uint32_t lane_index,
+                           const struct wire_command *command, const struct wire_fault *fault)
+{
+    union wire_event event = {.command = {.kind = WIRE_EVENT_COMMAND_REFUSED,
+                                          .command = command->command,
+                                          .status = fault->status,
+                                          .index = command->index,
+                                          .branch = command->branch,
+                                          .field = fault->field,
+                                          .lo = fault->lo,
+                                          .hi = fault->hi,
+                                          .got = fault->got}};
     publish(ipc, p, lane_index, &event);
     accounted(&p->lanes[lane_index]);
 }
@@ -161,8 +178,9 @@ _Static_assert(DYNASOR_ANSWER_BYTES_MAX == ANSWER_BYTES_MAX &&
                "one size of texts");
 
 /* Before the entry says DONE: whoever finds it so finds the result as well. */
-static void result_write(struct ipc *ipc, struct peer *p, uint32_t index, uint64_t program_id,
-                         const struct program_result *from)
+static __attribute__((noinline)) void result_write(struct ipc *ipc, struct peer *p, uint32_t index,
+                                                   uint64_t program_id,
+                                                   const struct program_result *from)
 {
     struct dynasor_result to = {.program = program_id,
                                 .verdict = (uint32_t)from->verdict,
@@ -269,7 +287,36 @@ static bool send_text(struct ipc *ipc, struct peer *p, const struct job *job,
     return true;
 }
 
+static void send_note(struct ipc *ipc, struct peer *p, const struct job *job, uint32_t handle,
+                      const struct program_note *note)
+{
+    union wire_event event;
+    uint32_t count;
+    command_note(note, job->index, &event, &count);
+    if (note->kind == PROGRAM_NOTE_TOKENS) {
+        counter_add(ipc->counters, COUNTER_tokens_sent, count);
+        row_add(&ipc->rows[p->slot].tokens_sent, count);
+    }
+    publish(ipc, p, job->lane, &event);
+    accounted(&p->lanes[job->lane]);
+    program_noted(ipc->programs, handle, note, count);
+}
+
 enum delivery { DELIVERED, BLOCKED, CLOSED };
+
+/* Not inlined, for the note's kilobyte: few programs have any. */
+static __attribute__((noinline)) enum delivery deliver_notes(struct ipc *ipc, struct peer *p,
+                                                             uint32_t handle)
+{
+    const struct job *job = &ipc->jobs[handle];
+    SCRATCH struct program_note note;
+    while (program_note(ipc->programs, handle, &note)) {
+        if (!lane_credit(ipc, p, &p->lanes[job->lane], 1))
+            return p->state == PEER_ATTACHED ? BLOCKED : CLOSED;
+        send_note(ipc, p, job, handle, &note);
+    }
+    return DELIVERED;
+}
 
 static enum delivery deliver(struct ipc *ipc, struct peer *p, uint32_t handle)
 {
@@ -290,6 +337,11 @@ static enum delivery deliver(struct ipc *ipc, struct peer *p, uint32_t handle)
             send_tokens(ipc, p, job, entry, view, handle);
         else if (!send_text(ipc, p, job, entry, view, handle))
             break;
+    }
+    if (program_is_driven(ipc->programs, handle)) {
+        enum delivery notes = deliver_notes(ipc, p, handle);
+        if (notes != DELIVERED)
+            return notes;
     }
     if (view->state >= DYNASOR_STATE_DONE)
         job_end(ipc, p, handle, view);

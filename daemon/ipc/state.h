@@ -4,6 +4,7 @@
 #pragma once
 #include "daemon/base/uring.h"
 #include "daemon/ipc/peer.h"
+#include "daemon/program/command.h"
 #include "shm/arena.h"
 
 TAILQ_HEAD(peer_list, peer);
@@ -107,11 +108,22 @@ uint32_t inbox_drain(struct ipc *ipc, struct peer *peer, uint32_t lane_index);
 /* Runs an accepted program again, as its entry tells. 0, or the enum dynasor_status of why not. */
 uint16_t inbox_rerun(struct ipc *ipc, struct peer *peer, uint32_t index);
 
+/* command.c — what clients say to CUSTOM programs. False: the peer is gone. */
+bool command_take(struct ipc *ipc, struct peer *peer, uint32_t lane_index,
+                  const struct wire_limits *limits, const union wire_record *record);
+void command_note(const struct program_note *note, uint32_t index, union wire_event *ret_event,
+                  uint32_t *ret_count); /* as an event; so much of it */
+
+/* The entry's program if it is the one that the record names and has not been released. */
+uint32_t inbox_named_handle(struct ipc *ipc, struct peer *peer, const struct wire_cancel *record);
+
 /* outbox.c — events. */
 bool lane_credit(struct ipc *ipc, struct peer *peer, struct lane *lane, uint32_t wanted_room);
 void outbox_refuse(struct ipc *ipc, struct peer *peer, uint32_t lane_index,
                    const struct wire_submit *submit, uint64_t submit_pos,
                    const struct wire_fault *fault);
+void outbox_refuse_command(struct ipc *ipc, struct peer *peer, uint32_t lane_index,
+                           const struct wire_command *command, const struct wire_fault *fault);
 void outbox_cancel(struct ipc *ipc, struct peer *peer, uint32_t handle);
 /* Publishes END as the program's entry tells it. */
 void outbox_end(struct ipc *ipc, struct peer *peer, uint32_t lane_index, uint32_t index);

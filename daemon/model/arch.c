@@ -6,8 +6,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "daemon/base/files.h"
 #include "daemon/model/fields.h"
-#include "daemon/model/files.h"
 #include "daemon/model/rope.h"
 #include "daemon/model/sentence.h"
 
@@ -255,6 +255,26 @@ static int read_family(struct config *c)
                   name);
 }
 
+/* Where a file says nothing of these, transformers takes a number of its own; none is written as null. */
+static int read_said(struct config *c)
+{
+    const struct {
+        uint32_t field;
+        bool needed;
+    } said[] = {
+        {C_WINDOW, c->arch->family == ARCH_MISTRAL || (c->family->windowed == WINDOWED_UPPER &&
+                                                       field_flag(c->value[C_USE_WINDOW], false))},
+        {C_ATTENTION_SOFTCAP, c->arch->family == ARCH_GEMMA2},
+        {C_LOGITS_SOFTCAP, c->arch->family == ARCH_GEMMA2}};
+    for (uint32_t i = 0; i < sizeof said / sizeof said[0]; i++) {
+        const struct field *field = &table[said[i].field];
+        if (said[i].needed && !json_member(c->document, field->name))
+            return REFUSE(c, "%s is missing; null or %g to %.10g is accepted", field->name,
+                          field->min, field->max);
+    }
+    return 0;
+}
+
 static int read_shape(struct config *c)
 {
     const struct json *const *v = c->value;
@@ -394,10 +414,17 @@ static int read_rope(struct config *c)
         return 0;
     if (both[0] && both[1])
         return REFUSE(c, "%s and rope_parameters are both there", "rope_scaling");
+    const struct json *inner = json_member(both[0] ? both[0] : both[1], "rope_theta");
+    double theta = field_number(v[C_THETA], 10000), inner_theta = field_number(inner, theta);
+    if (v[C_THETA] && inner_theta != theta)
+        return REFUSE(c, "rope_theta is %g here and %g in %s", theta, inner_theta,
+                      both[1] ? "rope_parameters" : "rope_scaling");
+    if (both[1] && !v[C_THETA] && !inner)
+        return REFUSE(c, "%s is missing", "rope_parameters.rope_theta");
     const struct rope_source source = {.file = c->file,
                                        .field = both[1] ? "rope_parameters" : "rope_scaling",
                                        .object = both[0] ? both[0] : both[1],
-                                       .theta = field_number(v[C_THETA], 10000),
+                                       .theta = theta,
                                        .original_tokens = field_count(v[C_ORIGINAL], 0),
                                        .partial = field_number(v[C_PARTIAL], 1)};
     return rope_read(&source, c->arch, c->message);
@@ -426,8 +453,8 @@ static int read_tokens(struct config *c)
         return result ? result : read_token(c, "eos_token_id", eos, &a->eos[0]);
     }
     a->eos_count = json_count(eos);
-    if (a->eos_count > ARCH_EOS_MAX)
-        return REFUSE(c, "eos_token_id lists %u tokens; at most %u are accepted", a->eos_count,
+    if (a->eos_count > ARCH_EOS_MAX || (eos && a->eos_count == 0))
+        return REFUSE(c, "eos_token_id lists %u tokens; 1 to %u are accepted", a->eos_count,
                       ARCH_EOS_MAX);
     for (uint32_t i = 0; i < a->eos_count && !result; i++)
         result = read_token(c, "eos_token_id", json_element(eos, i), &a->eos[i]);
@@ -436,8 +463,8 @@ static int read_tokens(struct config *c)
 
 static int read_config(struct config *c)
 {
-    static int (*const steps[])(struct config *) = {read_shape,   read_numbers, read_labels,
-                                                    read_windows, read_rope,    read_tokens};
+    static int (*const steps[])(struct config *) = {
+        read_said, read_shape, read_numbers, read_labels, read_windows, read_rope, read_tokens};
     if (json_kind(c->document) != JSON_KIND_OBJECT)
         return REFUSE(c, "%s", "not an object");
     int result = read_family(c);

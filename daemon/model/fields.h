@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 #include "daemon/base/json.h"
-#include "daemon/model/message.h"
+#include "daemon/base/message.h"
 
 enum field_kind {
     FIELD_COUNT, /* an integer from min to max */

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "daemon/model/message.h"
+#include "daemon/base/message.h"
 
 /* ---- the list --------------------------------------------------------------------------------- */
 

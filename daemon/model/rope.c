@@ -234,6 +234,9 @@ int rope_read(const struct rope_source *source, struct arch *arch, char message[
         return result;
     r.theta = (float)field_number(r.value[R_THETA], source->theta);
     uint32_t original = field_count(r.value[R_ORIGINAL], source->original_tokens);
+    if (!original && arch->family == ARCH_PHI3 && arch->rope == ARCH_ROPE_LONGROPE)
+        return message_refuse(message, -EINVAL, "%s: %s is missing; 2 to %.10g is accepted",
+                              source->file, table[R_ORIGINAL].name, table[R_ORIGINAL].max);
     r.original = original ? original : arch->context_tokens;
     r.factor = (float)field_number(r.value[R_FACTOR], arch->context_tokens / r.original);
     double rotary = arch->head_dim * field_number(r.value[R_PARTIAL], source->partial);

@@ -4,7 +4,7 @@
  * Thread: any. Memory: heap. Fails: with a message. */
 #pragma once
 #include "daemon/base/json.h"
-#include "daemon/model/message.h"
+#include "daemon/base/message.h"
 #include "daemon/model/tensors.h"
 
 struct safetensors {

@@ -6,8 +6,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "daemon/base/files.h"
 #include "daemon/model/fields.h"
-#include "daemon/model/files.h"
 
 #define FILE_BYTES_MAX 65536u
 #define DEPTH_MAX 8u

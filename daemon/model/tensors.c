@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "daemon/base/assert.h"
-#include "daemon/model/files.h"
+#include "daemon/base/files.h"
 #include "daemon/model/safetensors.h"
 
 #define INDEX_BYTES_MAX 100000000u

@@ -13,6 +13,8 @@ static const struct algorithm *const table[DYNASOR_ALGORITHM_COUNT] = {
     [DYNASOR_ALGORITHM_COT] = &algorithm_cot,
     [DYNASOR_ALGORITHM_BEST_OF_N] = &algorithm_best_of_n,
     [DYNASOR_ALGORITHM_BEAM] = &algorithm_beam,
+    [DYNASOR_ALGORITHM_SC_COT] = &algorithm_sc_cot,
+    [DYNASOR_ALGORITHM_CUSTOM] = &algorithm_custom,
 };
 
 const struct algorithm *algorithm_get(uint32_t kind)
@@ -96,7 +98,8 @@ void algorithm_count(struct run *run, uint32_t branch)
                                            .weight = algorithm_weight(run, branch),
                                            .reward = b->score,
                                            .has_reward = b->scored,
-                                           .confidence = run_confidence(run, branch)});
+                                           .confidence = run_confidence(run, branch),
+                                           .vector = run_vector_take(run, branch)});
     observe_answer(run);
 }
 
@@ -141,5 +144,7 @@ void algorithm_finish(struct run *run, enum run_verdict verdict)
     uint32_t vote = parameter_whole(run_parameters(run), DYNASOR_PARAMETER_VOTE);
     uint32_t rule = confidence_weights(run) ? BALLOT_WEIGHTED : vote;
     uint32_t winner = ballot_winner(run_ballot(run), (enum ballot_rule)rule);
-    run_finish(run, verdict, winner, winner);
+    /* What a probe answered, its chain says. */
+    bool probed = winner != BALLOT_NONE && run_get(run, winner)->given_tokens > 0;
+    run_finish(run, verdict, probed ? run_get(run, winner)->parent : winner, winner);
 }

@@ -11,6 +11,8 @@ extern const struct algorithm algorithm_mcts;
 extern const struct algorithm algorithm_cot;
 extern const struct algorithm algorithm_best_of_n;
 extern const struct algorithm algorithm_beam;
+extern const struct algorithm algorithm_sc_cot;
+extern const struct algorithm algorithm_custom; /* custom.h has another one beside it */
 
 /* By enum dynasor_algorithm. */
 const struct algorithm *algorithm_get(uint32_t kind);
@@ -43,5 +45,8 @@ double mcts_priority(double value, double prior, uint32_t visits, uint32_t paren
                      double base, double init);
 /* Starts a probe of a chain that rests. */
 uint32_t cot_ask(struct run *run, uint32_t chain);
+/* What a probe of a chain answered becomes the ballot's next answer. False: it had none. */
+bool cot_hear(struct run *run, struct ballot *ballot, uint32_t probe, struct certaindex_probe *ret);
+uint32_t cot_extra_tokens(const struct parameters *parameters, const struct run_texts *texts);
 /* Whether a probe's response has a hesitation word, in any case, anywhere. */
 bool cot_hesitates(const char *text, uint32_t bytes);

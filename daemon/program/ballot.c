@@ -90,7 +90,16 @@ uint32_t ballot_add(struct ballot *b, const struct answer_rule *rule, const char
     b->reward[idx] = vote->reward;
     b->rewards_count += vote->has_reward;
     b->confidence[idx] = vote->confidence;
-    (void)cluster_add(&b->cluster, b->answers); /* its group is in the cluster */
+    /* Its group is in the cluster. */
+    if (!b->units) {
+        (void)cluster_add(&b->cluster, b->answers);
+        return idx;
+    }
+    float *unit = b->units + (size_t)idx * b->dimensions;
+    memset(unit, 0, b->dimensions * sizeof *unit);
+    if (vote->vector)
+        (void)cluster_unit(vote->vector, b->dimensions, unit); /* 0: it has no direction */
+    (void)cluster_add_alike(&b->cluster, b->answers, b->units, b->dimensions, b->likeness);
     return idx;
 }
 

@@ -35,6 +35,10 @@ struct ballot {
     uint32_t *counts;                /* [2 count] scratch of ballot_view() */
     double *sums;                    /* [count] scratch */
     uint32_t rewards_count;
+    float *units; /* [BALLOT_ANSWERS_MAX, dimensions] of the answers, the caller's; NULL: answers
+                        that are equal are one */
+    uint32_t dimensions;
+    double likeness; /* cosine from which two answers are one */
 };
 void ballot_init(struct ballot *ballot, const struct ballot_room *room, uint32_t run);
 
@@ -44,6 +48,7 @@ struct ballot_vote {
     float reward;
     bool has_reward;
     float confidence;
+    const float *vector; /* of the answer, where vectors are compared; NULL: none */
 };
 /* text is the whole path's; its answer may be missing. Returns the answer's number. At most
  * BALLOT_ANSWERS_MAX. */

@@ -19,13 +19,51 @@ uint32_t cluster_add(struct cluster *cluster, const struct answer *answers)
 
 /* ---- likeness ---- */
 
-static double dot(const struct cluster_vectors *v, uint32_t i, uint32_t k)
+static double product(const float *x, const float *y, uint32_t dimensions)
 {
-    const float *x = v->data + (size_t)i * v->dimensions, *y = v->data + (size_t)k * v->dimensions;
     double sum = 0;
-    for (uint32_t d = 0; d < v->dimensions; d++)
+    for (uint32_t d = 0; d < dimensions; d++)
         sum += (double)x[d] * (double)y[d];
     return sum;
+}
+
+bool cluster_unit(const float *vector, uint32_t dimensions, float *ret_unit)
+{
+    double length = sqrt(product(vector, vector, dimensions));
+    bool has = isfinite(length) && length > 0;
+    for (uint32_t d = 0; d < dimensions; d++)
+        ret_unit[d] = has ? (float)((double)vector[d] / length) : 0;
+    return has;
+}
+
+uint32_t cluster_add_alike(struct cluster *c, const struct answer *answers, const float *units,
+                           uint32_t dimensions, double threshold)
+{
+    uint32_t idx = c->count, joined = CLUSTER_NONE;
+    const float *unit = units + (size_t)idx * dimensions;
+    double best = threshold - 1e-6; /* units are rounded: the same vectors are alike at 1 */
+    if (!answer_valid(&answers[idx]) || !(product(unit, unit, dimensions) > 0))
+        return cluster_add(c, answers);
+    for (uint32_t g = 0; g < c->groups; g++) {
+        double likeness = product(unit, units + (size_t)c->leader[g] * dimensions, dimensions);
+        if (likeness > best || (likeness >= best && joined == CLUSTER_NONE)) {
+            best = likeness;
+            joined = g;
+        }
+    }
+    if (joined == CLUSTER_NONE) {
+        joined = c->groups++;
+        c->leader[joined] = idx;
+    }
+    c->count++;
+    c->valid++;
+    return c->group[idx] = joined;
+}
+
+static double dot(const struct cluster_vectors *v, uint32_t i, uint32_t k)
+{
+    return product(v->data + (size_t)i * v->dimensions, v->data + (size_t)k * v->dimensions,
+                   v->dimensions);
 }
 
 static double cosine(const struct cluster_vectors *v, uint32_t i, uint32_t k)

@@ -5,6 +5,8 @@
  * empty or has no direction, which agrees with nothing. The order of the answers is the program's
  * logical order, and decides what is left open: the result is a function of the input alone.
  *
+ * Vectors of answers that come one by one (cluster_add_alike()) are compared with the leaders only.
+ *
  * Thread: any. Memory: the caller's. Time: answers times groups comparisons; likeness, answers squared
  * times dimensions. Fails: never. */
 #pragma once
@@ -26,6 +28,14 @@ struct cluster {
 /* Adds one answer after the cluster->count before it: the first group whose leader equals it, or a new
  * one. answers: all of them, [count + 1], in order. Returns its group. */
 uint32_t cluster_add(struct cluster *cluster, const struct answer *answers);
+
+/* Likewise by likeness: the group whose leader is most alike, of equals the first, or a new one. An
+ * answer without a direction is compared with the leaders as cluster_add() does. units: [count + 1,
+ * dimensions] vectors of length 1, or 0. */
+uint32_t cluster_add_alike(struct cluster *cluster, const struct answer *answers,
+                           const float *units, uint32_t dimensions, double threshold);
+/* vector[dimensions] to length 1; to 0 when it has no direction. Returns whether it has one. */
+bool cluster_unit(const float *vector, uint32_t dimensions, float *ret_unit);
 
 struct cluster_vectors {
     const float *data; /* [count, dimensions] */

@@ -84,7 +84,7 @@ void observe_answer(struct run *run)
                            .reward = b->score,
                            .has_reward = b->scored,
                            .hesitant = probe && ballot->probes[n].hesitant};
-    o->winner = probe ? n : winner(run);
+    o->winner = run_parameters(run)->algorithm == DYNASOR_ALGORITHM_COT ? n : winner(run);
     measure(run, branch, o);
     answer_text(run, branch, probe, o);
 }

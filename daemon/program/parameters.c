@@ -6,6 +6,8 @@
 #include "daemon/base/assert.h"
 
 #define BIT(algorithm) (1u << DYNASOR_ALGORITHM_##algorithm)
+#define PROBED (BIT(COT) | BIT(SC_COT))
+#define VOTES (BIT(SC) | BIT(REBASE) | BIT(MCTS) | BIT(COT) | BIT(BEST_OF_N) | BIT(BEAM))
 #define TREES (BIT(REBASE) | BIT(MCTS) | BIT(BEAM))
 
 /* The default of an algorithm that is not listed is the first one. */
@@ -20,13 +22,16 @@ static const struct {
         double value;
     } defaults[4];
 } table[DYNASOR_PARAMETER_COUNT] = {
-    [DYNASOR_PARAMETER_CAP] =
-        {"cap",
-         BIT(SC) | BIT(REBASE) | BIT(MCTS) | BIT(BEST_OF_N),
-         1,
-         1024,
-         true,
-         {{BIT(SC), 20}, {BIT(REBASE), 128}, {BIT(MCTS), 15}, {BIT(BEST_OF_N), 16}}},
+    [DYNASOR_PARAMETER_CAP] = {"cap",
+                               BIT(SC) | BIT(SC_COT) | BIT(REBASE) | BIT(MCTS) | BIT(BEST_OF_N) |
+                                   BIT(CUSTOM),
+                               1,
+                               1024,
+                               true,
+                               {{BIT(SC) | BIT(SC_COT) | BIT(CUSTOM), 20},
+                                {BIT(REBASE), 128},
+                                {BIT(MCTS), 15},
+                                {BIT(BEST_OF_N), 16}}},
     [DYNASOR_PARAMETER_WIDTH] =
         {"width", BIT(MCTS) | BIT(BEAM), 1, 256, true, {{BIT(MCTS), 6}, {BIT(BEAM), 4}}},
     [DYNASOR_PARAMETER_DEPTH] =
@@ -52,11 +57,16 @@ static const struct {
         {"exploration_base", BIT(MCTS), 1, 1e9, false, {{BIT(MCTS), 19652}}},
     [DYNASOR_PARAMETER_EXPANSION] = {"expansion", BIT(BEAM), 1, 64, true, {{BIT(BEAM), 4}}},
     [DYNASOR_PARAMETER_SUBTREES] = {"subtrees", BIT(BEAM), 1, 64, true, {{BIT(BEAM), 1}}},
-    [DYNASOR_PARAMETER_PROBE_TOKENS] = {"probe_tokens", BIT(COT), 1, 256, true, {{BIT(COT), 20}}},
+    [DYNASOR_PARAMETER_PROBE_TOKENS] =
+        {"probe_tokens", PROBED | BIT(CUSTOM), 1, 256, true, {{PROBED, 20}, {BIT(CUSTOM), 1}}},
     [DYNASOR_PARAMETER_PROBE_TEMPERATURE] =
-        {"probe_temperature", BIT(COT), 0, 100, false, {{BIT(COT), 0.6}}},
-    [DYNASOR_PARAMETER_PROBE_TOP_P] = {"probe_top_p", BIT(COT), 0, 1, false, {{BIT(COT), 0.95}}},
-    [DYNASOR_PARAMETER_HESITATION] = {"hesitation", BIT(COT), 0, 1, true, {{BIT(COT), 1}}},
+        {"probe_temperature", PROBED, 0, 100, false, {{PROBED, 0.6}}},
+    [DYNASOR_PARAMETER_PROBE_TOP_P] = {"probe_top_p", PROBED, 0, 1, false, {{PROBED, 0.95}}},
+    [DYNASOR_PARAMETER_HESITATION] = {"hesitation", PROBED, 0, 1, true, {{PROBED, 1}}},
+    [DYNASOR_PARAMETER_LIKENESS] = {"likeness", VOTES, 0, 1, false, {{0}}},
+    [DYNASOR_PARAMETER_GUIDED] = {"guided", BIT(COT), 0, 2, true, {{BIT(COT), 0}}},
+    [DYNASOR_PARAMETER_SCORES] = {"scores", BIT(CUSTOM), 0, 1, true, {{0}}},
+    [DYNASOR_PARAMETER_LIKENESS_BY] = {"likeness_by", VOTES, 0, 1, true, {{0}}},
 };
 
 bool parameter_range(uint32_t algorithm, uint32_t parameter, struct parameter_range *ret_range)

@@ -364,3 +364,18 @@ struct policy_decision policy_decide(const struct policy_options *options,
     decision.knob = (uint32_t)knob;
     return decision;
 }
+
+struct policy_decision policy_decide_chain(const struct policy_options *options,
+                                           const struct policy_view *view)
+{
+    struct policy_decision decision = {.verdict = POLICY_STOP, .knob = view->knob_done};
+    policy_measure(options, view, &decision.seen);
+    uint64_t knob = decide_probe(options, view, &decision.seen);
+    knob = knob < view->knob_cap ? knob : view->knob_cap;
+    if (knob <= view->knob_done) {
+        return decision;
+    }
+    decision.verdict = POLICY_CONTINUE;
+    decision.knob = (uint32_t)knob;
+    return decision;
+}

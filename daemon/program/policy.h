@@ -138,6 +138,10 @@ struct policy_decision {
 struct policy_decision policy_decide(const struct policy_options *options,
                                      const struct policy_view *view);
 
+/* The same of one chain among others, by the probe section alone, whatever the kind. */
+struct policy_decision policy_decide_chain(const struct policy_options *options,
+                                           const struct policy_view *view);
+
 /* The signals of a view, as policy_decide() sees them. */
 void policy_measure(const struct policy_options *options, const struct policy_view *view,
                     struct certaindex *ret_seen);

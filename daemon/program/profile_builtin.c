@@ -7,7 +7,8 @@
 
 #define UNUSED (-1.0)
 
-/* Thresholds of the paper (arXiv 2412.20993 v2, Table 3), one reading at the detect point. */
+/* Thresholds of the paper (arXiv 2412.20993 v2, Table 3), one reading at the detect point. The last row is not
+ * there: chains vote as samples do, each ended as by cot-mid. */
 static const struct {
     const char *name;
     const char *algorithm;
@@ -23,6 +24,7 @@ static const struct {
     {"mcts-asdiv", "mcts", 3, UNUSED, 0.4, CERTAINDEX_REWARD_MEAN},
     {"rebase-gsm8k", "rebase", 16, 0.85, 0.99, CERTAINDEX_REWARD_MAX},
     {"rebase-math", "rebase", 16, 0.75, UNUSED, CERTAINDEX_REWARD_MAX},
+    {"sc_cot-math", "sc_cot", 5, 0.7, UNUSED, CERTAINDEX_REWARD_MEAN},
 };
 #define ROWS_COUNT ((uint32_t)(sizeof rows / sizeof rows[0]))
 

@@ -11,14 +11,12 @@
 
 #define VALUE_BYTES 256u
 #define FILES_MAX 256u
-#define FILE_NAME_BYTES 128u
 
 /* The paper's, or the authors' client's. */
 static const char *const defaults[DYNASOR_ALGORITHM_COUNT] = {
-    [DYNASOR_ALGORITHM_SC] = "sc-math",
-    [DYNASOR_ALGORITHM_REBASE] = "rebase-gsm8k",
-    [DYNASOR_ALGORITHM_MCTS] = "mcts-gsm8k",
-    [DYNASOR_ALGORITHM_COT] = "cot-mid",
+    [DYNASOR_ALGORITHM_SC] = "sc-math",         [DYNASOR_ALGORITHM_REBASE] = "rebase-gsm8k",
+    [DYNASOR_ALGORITHM_MCTS] = "mcts-gsm8k",    [DYNASOR_ALGORITHM_COT] = "cot-mid",
+    [DYNASOR_ALGORITHM_SC_COT] = "sc_cot-math",
 };
 
 __attribute__((format(printf, 3, 4))) static int refuse(char *message, int rc, const char *format,
@@ -33,6 +31,8 @@ __attribute__((format(printf, 3, 4))) static int refuse(char *message, int rc, c
 
 void profiles_init(struct profiles *ps)
 {
+    ps->directory[0] = '\0';
+    memset(ps->file, 0, sizeof ps->file);
     ps->count = profile_builtin_count();
     ASSERT(ps->count <= PROFILES_MAX);
     for (uint32_t i = 0; i < ps->count; i++)
@@ -97,7 +97,7 @@ static int by_name(const void *a, const void *b)
     return strcmp(a, b);
 }
 
-static int directory_read(const char *path, char names[FILES_MAX][FILE_NAME_BYTES],
+static int directory_read(const char *path, char names[FILES_MAX][PROFILES_FILE_BYTES],
                           uint32_t *ret_count, char *message)
 {
     DIR *directory = opendir(path);
@@ -109,15 +109,15 @@ static int directory_read(const char *path, char names[FILES_MAX][FILE_NAME_BYTE
     while (r == 0 && (entry = readdir(directory))) {
         if (!is_profile(entry))
             continue;
-        if (count == FILES_MAX || strlen(entry->d_name) >= FILE_NAME_BYTES)
+        if (count == FILES_MAX || strlen(entry->d_name) >= PROFILES_FILE_BYTES)
             r = refuse(message, -EINVAL,
                        "%.200s/%.60s: accepted at most %u files with names of at most %u bytes",
-                       path, entry->d_name, FILES_MAX, FILE_NAME_BYTES - 1);
+                       path, entry->d_name, FILES_MAX, PROFILES_FILE_BYTES - 1);
         else
-            (void)snprintf(names[count++], FILE_NAME_BYTES, "%s", entry->d_name);
+            (void)snprintf(names[count++], PROFILES_FILE_BYTES, "%s", entry->d_name);
     }
     (void)closedir(directory);
-    qsort(names, count, FILE_NAME_BYTES, by_name);
+    qsort(names, count, PROFILES_FILE_BYTES, by_name);
     *ret_count = count;
     return r;
 }
@@ -125,18 +125,22 @@ static int directory_read(const char *path, char names[FILES_MAX][FILE_NAME_BYTE
 int profiles_load_directory(struct profiles *ps, const char *path,
                             char ret_message[PROFILE_MESSAGE_BYTES])
 {
-    static char names[FILES_MAX][FILE_NAME_BYTES];
+    static char names[FILES_MAX][PROFILES_FILE_BYTES];
     uint32_t count = 0;
     int r = directory_read(path, names, &count, ret_message);
     for (uint32_t i = 0; i < count && r == 0; i++) {
-        char file_path[1024 + FILE_NAME_BYTES + 2];
-        (void)snprintf(file_path, sizeof file_path, "%.1024s/%s", path, names[i]);
+        char file_path[1024 + PROFILES_FILE_BYTES + 2];
+        (void)snprintf(file_path, sizeof file_path, "%.1024s/%.127s", path, names[i]);
         FILE *file = fopen(file_path, "re");
         if (!file)
             return refuse(ret_message, -errno, "%.250s: %s", file_path, strerror(errno));
         r = profiles_load(ps, file, file_path, ret_message);
-        (void)fclose(file); /* only read */
+        (void)fclose(file);                     /* only read */
+        const char *name = ps->changed[0].name; /* that was read */
+        if (r == 0)
+            memcpy(ps->file[profiles_find(ps, name, strlen(name))], names[i], sizeof names[i]);
     }
+    (void)snprintf(ps->directory, sizeof ps->directory, "%s", path);
     return r;
 }
 
@@ -175,6 +179,17 @@ static uint32_t prefix_find(const struct profiles *ps, const char *key, size_t *
     return found;
 }
 
+static int refuse_algorithm(const char *key, char *message)
+{
+    char names[160] = "";
+    for (uint32_t a = 0; a < DYNASOR_ALGORITHM_COUNT; a++) {
+        size_t bytes = strlen(names);
+        (void)snprintf(names + bytes, sizeof names - bytes, "%s%s", a > 0 ? ", " : "",
+                       algorithm_get(a)->name);
+    }
+    return refuse(message, -ENOENT, "%.60s: accepted default. and one of %s", key, names);
+}
+
 static int target_find(const struct profiles *ps, const char *key, struct target *ret,
                        char *message)
 {
@@ -183,12 +198,7 @@ static int target_find(const struct profiles *ps, const char *key, struct target
     *ret = (struct target){.algorithm = DYNASOR_ALGORITHM_COUNT, .rest = key};
     if (strncmp(key, of_default, sizeof of_default - 1) == 0) {
         ret->algorithm = algorithm_find(key + sizeof of_default - 1);
-        return ret->algorithm < DYNASOR_ALGORITHM_COUNT
-                   ? 0
-                   : refuse(message, -ENOENT,
-                            "%.60s: accepted default. and single, sc, rebase, mcts, cot, "
-                            "best_of_n or beam",
-                            key);
+        return ret->algorithm < DYNASOR_ALGORITHM_COUNT ? 0 : refuse_algorithm(key, message);
     }
     uint32_t slot = prefix_find(ps, key, &bytes);
     if (slot != PROFILES_NONE) {
@@ -247,6 +257,25 @@ int profiles_set(struct profiles *ps, const char *key, const char *value,
     return 0;
 }
 
+/* Where the profile of a slot has its file. */
+static int get_file(const struct profiles *ps, uint32_t slot, FILE *out, char *message)
+{
+    const char *name = ps->all[slot].name;
+    char file[PROFILES_FILE_BYTES];
+    if (ps->directory[0] == '\0')
+        return refuse(message, -ENOENT,
+                      "profile %s has no file: dynasord.conf names no [profiles] directory", name);
+    (void)snprintf(file, sizeof file, "%s.profile", name);
+    if (ps->file[slot][0] != '\0')
+        memcpy(file, ps->file[slot], sizeof file);
+    for (uint32_t i = 0; i < ps->count; i++)
+        if (file[0] == '.' || (i != slot && strcmp(ps->file[i], file) == 0))
+            return refuse(message, -EINVAL, "profile %s: %.200s/%s is %s", name, ps->directory,
+                          file, file[0] == '.' ? "hidden, and not loaded" : "another's file");
+    fprintf(out, "%s.profile.file %s/%s\n", name, ps->directory, file);
+    return 0;
+}
+
 int profiles_get(const struct profiles *ps, const char *key, FILE *out,
                  char ret_message[PROFILE_MESSAGE_BYTES])
 {
@@ -260,6 +289,8 @@ int profiles_get(const struct profiles *ps, const char *key, FILE *out,
         fprintf(out, "%s %s\n", key, ps->all[ps->defaults[target.algorithm]].name);
         return 0;
     }
+    if (strcmp(target.rest, "profile.file") == 0)
+        return get_file(ps, target.slots[0], out, ret_message);
     for (uint32_t i = 0; i < target.slots_count; i++) {
         const struct profile *profile = &ps->all[target.slots[i]];
         if (profile_get(profile, target.rest, value, sizeof value) < 0)

@@ -7,7 +7,9 @@
  * uses it relies on them.
  *
  * Keys, "section.key" as in a profile's file (profile.h): NAME.section.key of one profile; section.key
- * alone of every profile that programs without one use; default.ALGORITHM which that is.
+ * alone of every profile that programs without one use; default.ALGORITHM which that is. NAME.profile.file
+ * can only be got: the path of the file that it is loaded from at the start, or would be if it were there.
+ * What it says is for whoever saves a profile; the daemon writes none.
  *
  * Thread: control. Memory: the caller's struct. Time: O(slots and length of the text). Fails: -EINVAL,
  * -ENOENT or -ENOSPC with a message. */
@@ -19,12 +21,16 @@
 #include "dynasor/types.h"
 
 #define PROFILES_MAX 64u
+#define PROFILES_FILE_BYTES 128u
+#define PROFILES_DIRECTORY_BYTES 1024u
 #define PROFILES_NONE UINT32_MAX
 
 struct profiles {
     uint32_t count;
     uint32_t defaults[DYNASOR_ALGORITHM_COUNT];
     struct profile all[PROFILES_MAX];
+    char directory[PROFILES_DIRECTORY_BYTES];        /* empty: none */
+    char file[PROFILES_MAX][PROFILES_FILE_BYTES];    /* in it; empty: none yet */
     struct profile changed[DYNASOR_ALGORITHM_COUNT]; /* while a change is checked */
 };
 
@@ -37,7 +43,7 @@ bool profiles_fit(const struct profiles *profiles, uint32_t slot, uint32_t algor
 /* path names the file in messages. A profile of the same name is replaced. */
 int profiles_load(struct profiles *profiles, FILE *file, const char *path,
                   char ret_message[PROFILE_MESSAGE_BYTES]);
-/* Every *.profile of a directory, by name. */
+/* Every *.profile of a directory, by name; it is where profiles have their files from now on. */
 int profiles_load_directory(struct profiles *profiles, const char *path,
                             char ret_message[PROFILE_MESSAGE_BYTES]);
 

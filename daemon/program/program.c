@@ -7,6 +7,7 @@
 
 #include "daemon/base/assert.h"
 #include "daemon/program/algorithms.h"
+#include "daemon/program/custom.h"
 #include "daemon/program/encode.h"
 #include "daemon/text/codec.h"
 
@@ -14,7 +15,8 @@
 
 struct program {
     TAILQ_ENTRY(program) link;  /* in news or free */
-    TAILQ_ENTRY(program) queue; /* in waiting, while QUEUED */
+    TAILQ_ENTRY(program) queue; /* in waiting, while QUEUED; in driven, while CUSTOM and running */
+    uint64_t active_ns;         /* driven: when it last did something */
     bool news;
     struct run *run;  /* NULL while QUEUED and once it has ended */
     uint32_t told;    /* tokens of its path that were said */
@@ -40,8 +42,12 @@ struct programs {
     struct program_list news;
     struct program_list free;
     struct program_list waiting; /* oldest first */
-    bool no_room;                /* the oldest one's prompt is ready, the scheduler was full */
+    struct program_list driven;  /* CUSTOM ones that run, the longest idle first */
+    struct customs *customs;
+    uint64_t now_ns; /* of the last poll */
+    bool no_room;    /* the oldest one's prompt is ready, the scheduler was full */
     struct programs_stats stats;
+    uint8_t pushed[CODEC_PUSH_BYTES_MAX]; /* text of one token */
 };
 
 static bool terminal(const struct program *p)
@@ -62,6 +68,7 @@ static int texts_init(struct programs *ps)
     r = codec_encode(ps->config.codec, scratch, (const uint8_t *)PROBE, sizeof PROBE - 1, false,
                      ps->texts.probe, RUN_TEXT_TOKENS_MAX, &ps->texts.probe_count);
     codec_scratch_free(scratch);
+    ps->texts.step_tag = ps->config.step_tag;
     return r == CODEC_OK ? 0 : -EINVAL;
 }
 
@@ -74,6 +81,9 @@ int programs_new(const struct programs_config *config, struct programs **ret_pro
     TAILQ_INIT(&ps->news);
     TAILQ_INIT(&ps->free);
     TAILQ_INIT(&ps->waiting);
+    TAILQ_INIT(&ps->driven);
+    if (!ps->config.idle_ns)
+        ps->config.idle_ns = PROGRAM_IDLE_NS;
     profiles_init(&ps->profiles);
     for (uint32_t a = 0; a < DYNASOR_ALGORITHM_COUNT; a++)
         parameters_default(a, &ps->defaults[a]);
@@ -85,6 +95,8 @@ int programs_new(const struct programs_config *config, struct programs **ret_pro
     if (r == 0)
         r = texts_init(ps);
     if (r == 0)
+        r = customs_new(config->programs_max, config->codec, &ps->customs);
+    if (r == 0)
         r = runs_new(
             &(struct runs_config){.runs_max = config->programs_max,
                                   .branches_max = config->branches_max,
@@ -95,7 +107,9 @@ int programs_new(const struct programs_config *config, struct programs **ret_pro
                                   .policy = config->policy,
                                   .reward = config->reward,
                                   .texts = &ps->texts,
-                                  .observer = config->observer},
+                                  .observer = config->observer,
+                                  .embed = config->embed,
+                                  .embed_codec = config->embed_codec},
             &ps->runs);
     if (r < 0) {
         programs_free(ps);
@@ -111,6 +125,7 @@ void programs_free(struct programs *ps)
         return;
     runs_free(ps->runs);
     encode_free(ps->encode);
+    customs_free(ps->customs);
     free(ps->all);
     free(ps);
 }
@@ -204,6 +219,11 @@ struct program_refusal program_check(const struct programs *ps, const struct pro
     for (uint32_t i = 0; i < spec->settings_count; i++)
         if (!parameter_set(&parameters, spec->settings[i].parameter, spec->settings[i].value))
             return refusal_of_setting(spec->algorithm, &spec->settings[i]);
+    if (custom_algorithm(&parameters)->wants_reward && !ps->config.reward)
+        return refusal(DYNASOR_E_UNSUPPORTED, DYNASOR_FIELD_SCORES, 0, 1);
+    if (parameters.value[DYNASOR_PARAMETER_LIKENESS] > 0 && !runs_have_vectors(ps->runs))
+        return refusal(DYNASOR_E_UNSUPPORTED, DYNASOR_FIELD_LIKENESS, 0,
+                       thousandths(parameters.value[DYNASOR_PARAMETER_LIKENESS]));
     if (spec->profile_bytes > 0) {
         uint32_t slot = profiles_find(&ps->profiles, spec->profile, spec->profile_bytes);
         if (slot == PROFILES_NONE || !profiles_fit(&ps->profiles, slot, spec->algorithm))
@@ -299,9 +319,24 @@ static void unqueue(struct programs *ps, struct program *p)
     ps->stats.queued_count--;
 }
 
+static bool driven(const struct program *p)
+{
+    return p->spec.algorithm == DYNASOR_ALGORITHM_CUSTOM;
+}
+
+/* To the end of those that are driven. */
+static void active(struct programs *ps, struct program *p)
+{
+    TAILQ_REMOVE(&ps->driven, p, queue);
+    p->active_ns = ps->now_ns;
+    TAILQ_INSERT_TAIL(&ps->driven, p, queue);
+}
+
 static void finish(struct programs *ps, struct program *p, uint32_t state, uint32_t status)
 {
     if (p->run) {
+        if (driven(p))
+            TAILQ_REMOVE(&ps->driven, p, queue);
         run_stop(p->run);
         p->run = NULL;
         ps->no_room = false; /* there may be some now */
@@ -407,7 +442,8 @@ static bool admit_first(struct programs *ps, struct program *p)
         return ready == 2;
     const struct program_spec *spec = &p->spec;
     uint32_t handle = (uint32_t)(p - ps->all);
-    const struct algorithm *algorithm = algorithm_get(spec->algorithm);
+    const struct algorithm *algorithm =
+        driven(p) ? custom_algorithm(&p->parameters) : algorithm_get(spec->algorithm);
     enum runs_result r =
         runs_start(ps->runs,
                    &(struct run_args){
@@ -441,6 +477,11 @@ static bool admit_first(struct programs *ps, struct program *p)
     unqueue(ps, p);
     if (!algorithm->live)
         p->view.state = DYNASOR_STATE_RUNNING;
+    if (driven(p)) {
+        custom_begin(ps->customs, handle);
+        p->active_ns = ps->now_ns;
+        TAILQ_INSERT_TAIL(&ps->driven, p, queue);
+    }
     return true;
 }
 
@@ -481,12 +522,11 @@ static bool token_store(struct programs *ps, struct program *p, uint32_t token, 
     v->tokens[v->tokens_count++ & (PROGRAM_BUFFER_TOKENS - 1)] = token;
     if (!(v->streams & DYNASOR_STREAM_TOKENS) || v->tokens_count <= p->spec.resume_tokens)
         v->tokens_taken = v->tokens_count;
-    uint8_t text[CODEC_PUSH_BYTES_MAX];
     uint32_t bytes;
-    bool stopped = codec_push(&p->text, ps->config.codec, token, text, &bytes);
-    text_store(p, text, bytes);
+    bool stopped = codec_push(&p->text, ps->config.codec, token, ps->pushed, &bytes);
+    text_store(p, ps->pushed, bytes);
     if (!stopped && last)
-        text_store(p, text, codec_flush(&p->text, ps->config.codec, text));
+        text_store(p, ps->pushed, codec_flush(&p->text, ps->config.codec, ps->pushed));
     return stopped;
 }
 
@@ -538,8 +578,61 @@ static void tell(struct programs *ps, struct program *p)
         news_add(ps, p);
 }
 
+/* ---- programs whose client decides ----------------------------------------------------------- */
+
+struct program_refusal program_command(struct programs *ps, uint32_t handle,
+                                       const struct program_command *command)
+{
+    struct program *p = &ps->all[handle];
+    if (!driven(p))
+        return refusal(DYNASOR_E_UNSUPPORTED, DYNASOR_FIELD_ALGORITHM, 0, p->spec.algorithm);
+    if (terminal(p) || (p->run && run_result(p->run)->end != RUN_GOES_ON))
+        return refusal(DYNASOR_OK, DYNASOR_FIELD_NONE, 0, 0);
+    if (!p->run)
+        return refusal(DYNASOR_E_AGAIN, DYNASOR_FIELD_COMMAND, 0, command->command);
+    active(ps, p);
+    return custom_command(ps->customs, handle, p->run, command);
+}
+
+bool program_is_driven(const struct programs *ps, uint32_t handle)
+{
+    return driven(&ps->all[handle]);
+}
+
+/* Of one that has finished nobody wants to know more. */
+bool program_note(struct programs *ps, uint32_t handle, struct program_note *ret_note)
+{
+    const struct program *p = &ps->all[handle];
+    return driven(p) && p->run && run_result(p->run)->end == RUN_GOES_ON &&
+           custom_note(ps->customs, handle, p->run, ret_note);
+}
+
+void program_noted(struct programs *ps, uint32_t handle, const struct program_note *note,
+                   uint32_t count)
+{
+    ASSERT(count > 0 && count <= note->count);
+    custom_noted(ps->customs, handle, ps->all[handle].run, note, count);
+}
+
+static void notes_add(struct programs *ps, struct program *p)
+{
+    active(ps, p);
+    news_add(ps, p);
+}
+
+static void idle_end(struct programs *ps)
+{
+    struct program *p;
+    while ((p = TAILQ_FIRST(&ps->driven)) && ps->now_ns - p->active_ns >= ps->config.idle_ns) {
+        active(ps, p);
+        if (run_rests(p->run) && run_result(p->run)->end == RUN_GOES_ON)
+            program_end(ps, (uint32_t)(p - ps->all), DYNASOR_STATE_FAILED, DYNASOR_E_TIMEOUT);
+    }
+}
+
 uint32_t programs_poll(struct programs *ps, uint64_t now_ns)
 {
+    ps->now_ns = now_ns;
     uint32_t user, work = admit(ps); /* before the next step is posted */
     struct run *run;
     work += runs_poll(ps->runs, now_ns);
@@ -548,9 +641,12 @@ uint32_t programs_poll(struct programs *ps, uint64_t now_ns)
         ASSERT(p->run == run && !terminal(p));
         if (run_result(run)->end == RUN_NUMERIC)
             finish(ps, p, DYNASOR_STATE_FAILED, DYNASOR_E_NUMERIC);
+        else if (driven(p) && run_result(run)->end == RUN_GOES_ON)
+            notes_add(ps, p);
         else
             tell(ps, p);
     }
+    idle_end(ps);
     if (runs_room_changed(ps->runs))
         ps->no_room = false;
     return work;
@@ -593,7 +689,10 @@ uint64_t programs_due_ns(const struct programs *ps)
     const struct program *first = TAILQ_FIRST(&ps->waiting);
     if (first && !ps->no_room && !(ps->encode && encode_busy(ps->encode)))
         return 0;
-    return runs_due_ns(ps->runs);
+    const struct program *idle = TAILQ_FIRST(&ps->driven);
+    uint64_t due_ns = runs_due_ns(ps->runs);
+    uint64_t idle_ns = idle ? idle->active_ns + ps->config.idle_ns : UINT64_MAX;
+    return due_ns < idle_ns ? due_ns : idle_ns;
 }
 
 void programs_stats(const struct programs *ps, struct programs_stats *ret_stats)

@@ -109,6 +109,9 @@ struct program_view {
     uint8_t text[PROGRAM_BUFFER_BYTES];
 };
 
+/* One that decodes nothing and is told nothing for so long ends FAILED/TIMEOUT: it holds its branches. */
+#define PROGRAM_IDLE_NS 60000000000ull
+
 struct programs_config {
     uint32_t programs_max;
     uint32_t branches_max;   /* of all programs together */
@@ -117,7 +120,11 @@ struct programs_config {
     const struct codec *codec;
     struct sched *policy;
     struct sched *reward;      /* NULL: no reward model */
+    uint32_t step_tag;         /* token behind each step that it scores; 0: none */
+    uint64_t idle_ns;          /* of CUSTOM programs; 0: PROGRAM_IDLE_NS */
     struct observer *observer; /* notes every answer (observe.h); NULL: none */
+    struct embed *embed;       /* NULL: no embed model */
+    const struct codec *embed_codec;
 };
 
 /* codec and the schedulers are kept until programs_free(), which does not free them. */

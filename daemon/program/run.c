@@ -1,3 +1,4 @@
+#include "daemon/base/scratch.h"
 #include "daemon/program/run.h"
 
 #include <errno.h>
@@ -7,6 +8,7 @@
 #include <sys/mman.h>
 
 #include "daemon/program/run_impl.h"
+#include "daemon/program/vectors.h"
 
 #define ROOT_USER 0x80000000u /* with the run's number: results of its roots */
 #define TEXT_BYTES_MAX (CODEC_PUSH_BYTES_MAX + STOPS_HELD_BYTES_MAX)
@@ -44,11 +46,12 @@ int runs_new(const struct runs_config *config, struct runs **ret_runs)
     rs->nodes = calloc(config->branches_max, sizeof *rs->nodes);
     rs->streams = calloc(config->branches_max, sizeof *rs->streams);
     rs->text = calloc(1, RUN_TEXT_BYTES + CODEC_PUSH_BYTES_MAX);
-    rs->path = calloc(config->context_tokens, sizeof *rs->path);
+    rs->path = calloc((size_t)config->context_tokens + RUN_DEPTH_MAX, sizeof *rs->path);
     rs->tokens = reserve(tokens_bytes(config));
     rs->confidences = reserve(tokens_bytes(config));
     rs->node_numbers = reserve(numbers_bytes(config));
-    if (ballots_new(config->runs_max, &rs->ballots) != 0) {
+    if (ballots_new(2 * config->runs_max, &rs->ballots) != 0 ||
+        vectors_new(config, &rs->vectors) != 0) {
         runs_free(rs);
         return -ENOMEM;
     }
@@ -72,6 +75,7 @@ void runs_free(struct runs *rs)
     if (rs->node_numbers)
         (void)munmap(rs->node_numbers, numbers_bytes(&rs->config));
     ballots_free(&rs->ballots);
+    vectors_free(rs->vectors);
     free(rs->path);
     free(rs->text);
     free(rs->streams);
@@ -90,7 +94,7 @@ static void news_add(struct run *r)
 
 static void room_changed(struct runs *rs)
 {
-    rs->room_changed = rs->waiting_due = true;
+    rs->room_changed = rs->waiting_due = rs->vectors_due = true;
 }
 
 /* ---- branches -------------------------------------------------------------------------------- */
@@ -128,6 +132,7 @@ static void seqs_give(struct node *n)
 {
     struct runs *rs = n->run->runs;
     wait_no_more(n);
+    vectors_drop(n);
     for (uint32_t m = 0; m < MODELS; m++) {
         if (n->seq[m] == SCHED_NONE)
             continue;
@@ -160,6 +165,22 @@ static struct node *node_take(struct runs *rs)
     return n;
 }
 
+static __attribute__((noinline)) bool text_take(struct node *n, uint32_t token, bool *ret_step);
+
+/* A parent that has gone on since does not know how its text was there: it is read once more, as far back
+ * as a stop string reaches. */
+static void text_read(struct node *n)
+{
+    uint32_t end = n->branch.path_tokens - n->branch.given_tokens, count;
+    uint32_t at = end > DYNASOR_STOP_BYTES_MAX ? end - DYNASOR_STOP_BYTES_MAX : 0;
+    bool step;
+    while (at < end) {
+        const uint32_t *tokens = run_path(n->run, n->branch.parent, at, &count);
+        for (uint32_t i = 0; i < count && at < end; i++, at++)
+            (void)text_take(n, tokens[i], &step); /* what ends there, ended its parent */
+    }
+}
+
 /* A branch is written on where its parent stopped, in the middle of a character perhaps. */
 static void text_begin(struct node *n, const struct node *parent)
 {
@@ -168,9 +189,12 @@ static void text_begin(struct node *n, const struct node *parent)
     if (!n->looks_at_text)
         return;
     struct codec_stream *text = stream_of(n);
-    if (is_probe(n) || !parent || !parent->looks_at_text) {
+    bool behind = parent && n->fork_tokens < parent->branch.tokens_count;
+    if (is_probe(n) || !parent || !parent->looks_at_text || behind) {
         codec_stream_init(text, r->runs->config.codec, is_probe(n) ? NULL : r->args.stops,
                           is_probe(n) ? 0 : r->args.stops_bytes, r->args.stop_include);
+        if (behind && !is_probe(n))
+            text_read(n);
         return;
     }
     const struct codec_stream *before = stream_of(parent);
@@ -186,11 +210,16 @@ uint32_t run_branch(struct run *r, const struct branch_args *args)
     struct runs *rs = r->runs;
     const struct node *parent = args->parent == RUN_NONE ? NULL : node_of(r, args->parent);
     struct node *n = node_take(rs);
-    uint32_t given = args->given_count, path = parent ? parent->branch.path_tokens : 0;
+    uint32_t given = args->given_count, at = args->parent_tokens;
+    uint32_t path = parent ? parent->branch.path_tokens : 0;
+    if (parent && at) {
+        ASSERT(at <= parent->branch.tokens_count);
+        path -= parent->branch.tokens_count - at;
+    }
     memset(n, 0, sizeof *n);
     n->run = r;
     n->idx = number_take(r);
-    n->fork_tokens = parent ? parent->branch.tokens_count : 0;
+    n->fork_tokens = !parent ? 0 : at ? at : parent->branch.tokens_count;
     n->seq[MODEL_POLICY] = n->seq[MODEL_REWARD] = SCHED_NONE;
     n->held_at = args->tokens_max ? given + args->tokens_max : UINT32_MAX;
     n->window = r->args.policy->group_tokens;
@@ -225,12 +254,28 @@ void run_extend(struct run *r, uint32_t branch, uint32_t tokens_max)
     ASSERT((n->branch.state == BRANCH_HELD || n->branch.state == BRANCH_STEP) && n->settled &&
            n->seq[MODEL_POLICY] != SCHED_NONE);
     n->held_at = tokens_max ? n->branch.tokens_count + tokens_max : UINT32_MAX;
-    n->branch.state = BRANCH_RUNNING;
+    n->branch.state = n->adopted ? BRANCH_WAITING : BRANCH_RUNNING;
     n->branch.scored = false;
     n->settled = false;
     r->pending++;
-    if (!(r->paused && branch == 0))
+    if (n->adopted)
+        wait_for_room(n, MODEL_POLICY);
+    else if (!(r->paused && branch == 0))
         sched_resume(r->runs->config.policy, n->seq[MODEL_POLICY]);
+}
+
+void run_score(struct run *r, uint32_t branch)
+{
+    struct node *n = node_of(r, branch);
+    ASSERT(n->settled && !n->branch.scored && n->branch.state != BRANCH_DEAD);
+    n->settled = false;
+    r->pending++;
+    wait_for_room(n, MODEL_REWARD);
+}
+
+void run_tell(struct run *r)
+{
+    news_add(r);
 }
 
 void run_kill(struct run *r, uint32_t branch)
@@ -306,6 +351,11 @@ struct ballot *run_ballot(struct run *r)
     return &r->ballot;
 }
 
+struct ballot *run_asked(struct run *r)
+{
+    return &r->asked;
+}
+
 struct observer *run_observer(const struct run *r)
 {
     return r->runs->config.observer;
@@ -347,93 +397,17 @@ const struct run_texts *run_texts(const struct run *r)
 
 /* ---- room ------------------------------------------------------------------------------------ */
 
-static struct sched_seq_args seq_args(const struct node *n)
-{
-    const struct run_args *a = &n->run->args;
-    return (struct sched_seq_args){.seed = a->seed,
-                                   .branch = n->key,
-                                   .user = (uint32_t)(n - n->run->runs->nodes),
-                                   .tenant = a->tenant,
-                                   .group = a->group,
-                                   .sampling = n->sampling,
-                                   .biases = a->biases};
-}
-
-/* The nearest sequence, of n or above it, that has no token beyond the way down to n, and to runs->path
- * the tokens that it lacks. A parent may be gone: then it is its parent's, and the root's at last. */
-static uint32_t way_to(const struct node *n, enum model model, uint32_t *ret_count)
-{
-    const struct run *r = n->run;
-    struct runs *rs = r->runs;
-    struct {
-        const struct node *node;
-        uint32_t from, end;
-    } way[RUN_DEPTH_MAX];
-    uint32_t depth = 0, count = 0, end = n->branch.tokens_count, seq = SCHED_NONE;
-    for (; n && seq == SCHED_NONE; n = parent_of(n)) {
-        uint32_t has = model == MODEL_POLICY ? n->branch.tokens_count : n->read_tokens;
-        bool usable = n->seq[model] != SCHED_NONE && has <= end;
-        seq = usable ? n->seq[model] : SCHED_NONE;
-        way[depth].node = n;
-        way[depth].from = usable ? has : 0;
-        way[depth++].end = end;
-        end = n->fork_tokens;
-    }
-    while (depth--) {
-        uint32_t more = way[depth].end - way[depth].from;
-        memcpy(rs->path + count, tokens_of(rs, way[depth].node) + way[depth].from,
-               more * sizeof(uint32_t));
-        count += more;
-    }
-    *ret_count = count;
-    return seq != SCHED_NONE ? seq : r->root[model];
-}
-
-/* A branch's first room: it forks from above, or is the prompt's own sequence. */
-static int policy_room(struct node *n)
-{
-    const struct run *r = n->run;
-    struct sched *sched = r->runs->config.policy;
-    struct sched_seq_args args = seq_args(n);
-    args.max_tokens = n->cut_at - n->branch.given_tokens;
-    if (r->root[MODEL_POLICY] == SCHED_NONE) {
-        ASSERT(n->branch.parent == RUN_NONE && r->prompt_tokens);
-        args.prompt = r->prompt;
-        args.prompt_tokens = r->prompt_tokens;
-        return sched_add(sched, &args, &n->seq[MODEL_POLICY]);
-    }
-    uint32_t parent = way_to(n, MODEL_POLICY, &args.prompt_tokens);
-    args.prompt = r->runs->path;
-    return sched_fork(sched, parent, &args, &n->seq[MODEL_POLICY]);
-}
-
-static int reward_room(struct node *n)
-{
-    struct runs *rs = n->run->runs;
-    struct sched_seq_args args = seq_args(n);
-    uint32_t parent = way_to(n, MODEL_REWARD, &args.prompt_tokens), seq;
-    args.prompt = rs->path;
-    args.stem = true;
-    args.want = SCHED_WANT_SCORE;
-    int result = sched_fork(rs->config.reward, parent, &args, &seq);
-    if (result != SCHED_OK)
-        return result;
-    if (n->seq[MODEL_REWARD] != SCHED_NONE) /* that read it before it was let go on */
-        sched_remove(rs->config.reward, n->seq[MODEL_REWARD]);
-    n->seq[MODEL_REWARD] = seq;
-    n->read_tokens = n->branch.tokens_count;
-    n->run->cost.reward_tokens += args.prompt_tokens;
-    return SCHED_OK;
-}
-
 static bool find_room(struct node *n, enum model model)
 {
-    int result = model == MODEL_POLICY ? policy_room(n) : reward_room(n);
+    int result = model == MODEL_POLICY ? room_to_decode(n) : room_to_score(n);
     ASSERT(result != SCHED_E_LONG); /* the run was checked as a whole */
     if (result != SCHED_OK)
         return false;
-    if (model == MODEL_POLICY)
+    if (model == MODEL_POLICY) {
         n->branch.state = BRANCH_RUNNING;
+        if (n->run->paused && n->idx == 0)
+            sched_pause(n->run->runs->config.policy, n->seq[MODEL_POLICY]);
+    }
     wait_no_more(n);
     return true;
 }
@@ -491,6 +465,7 @@ static int roots_add(struct run *r)
 static void run_give(struct run *r)
 {
     struct runs *rs = r->runs;
+    vectors_end(r);
     for (uint32_t i = r->nodes_count; i-- > 0;)
         if (i < r->nodes_count && r->nodes[i] != RUN_NONE)
             run_forget(r, i);
@@ -505,17 +480,22 @@ static void run_give(struct run *r)
 static void run_begin(struct runs *rs, struct run *r, const struct run_args *args,
                       const uint32_t *prompt, uint32_t prompt_tokens, uint32_t branches)
 {
-    *r = (struct run){.runs = rs,
-                      .args = *args,
-                      .root = {SCHED_NONE, SCHED_NONE},
-                      .reserved = branches,
-                      .prompt_tokens = prompt_tokens,
-                      .prompt = prompt};
+    memset(r, 0, sizeof *r);
+    r->runs = rs;
+    r->args = *args;
+    r->root[MODEL_POLICY] = r->root[MODEL_REWARD] = SCHED_NONE;
+    r->reserved = branches;
+    r->prompt_tokens = prompt_tokens;
+    r->prompt = prompt;
     r->nodes = branches <= RUN_FEW_BRANCHES
                    ? r->few
                    : rs->node_numbers + (size_t)(r - rs->all) * row_numbers(&rs->config);
     r->result.branch = r->result.answer = RUN_NONE;
-    ballot_init(&r->ballot, &rs->ballots, (uint32_t)(r - rs->all));
+    if (args->parameters.algorithm != DYNASOR_ALGORITHM_SINGLE) { /* which votes on nothing */
+        ballot_init(&r->ballot, &rs->ballots, (uint32_t)(r - rs->all));
+        ballot_init(&r->asked, &rs->ballots, rs->config.runs_max + (uint32_t)(r - rs->all));
+    }
+    vectors_begin(r);
     rs->reserved += branches;
 }
 
@@ -540,18 +520,28 @@ static int run_take_room(struct run *r)
                                                                               : SCHED_OK;
 }
 
+/* Steps of a path that are scored: each has a token at least. */
+static uint32_t tags_max(const struct run_args *args)
+{
+    uint32_t depth = parameter_whole(&args->parameters, DYNASOR_PARAMETER_DEPTH);
+    if (depth == 0)
+        depth = args->algorithm->next ? 1 : RUN_DEPTH_MAX;
+    return depth < args->parameters.max_tokens ? depth : args->parameters.max_tokens;
+}
+
 enum runs_result runs_start(struct runs *rs, const struct run_args *args, const uint32_t *prompt,
                             uint32_t prompt_tokens, struct run **ret_run)
 {
     const struct algorithm *a = args->algorithm;
     uint32_t branches = a->branches_max(&args->parameters);
-    uint64_t tokens = (uint64_t)prompt_tokens + args->parameters.max_tokens +
-                      (a->extra_tokens ? a->extra_tokens(&args->parameters, rs->config.texts) : 0);
+    uint64_t tokens = (uint64_t)prompt_tokens + args->parameters.max_tokens;
+    uint32_t extra = a->extra_tokens ? a->extra_tokens(&args->parameters, rs->config.texts) : 0;
+    uint32_t tags = rs->config.texts->step_tag ? tags_max(args) : 0;
     *ret_run = NULL;
     if (branches > rs->config.branches_max)
         return RUNS_E_WIDE;
-    if (!sched_fits(rs->config.policy, tokens) ||
-        (a->wants_reward && !sched_fits(rs->config.reward, tokens)))
+    if (!sched_fits(rs->config.policy, tokens + extra) ||
+        (a->wants_reward && !sched_fits(rs->config.reward, tokens + tags)))
         return RUNS_E_LONG;
     if (!has_place(rs, a, branches))
         return RUNS_E_FULL;
@@ -613,7 +603,7 @@ const struct run_result *run_result(const struct run *r)
 static void decide(struct run *r)
 {
     while (r->pending == 0 && r->roots_pending == 0 && r->result.end == RUN_GOES_ON &&
-           r->nodes_count > 0)
+           r->nodes_count > 0 && r->args.algorithm->next)
         r->args.algorithm->next(r);
 }
 
@@ -625,7 +615,7 @@ static void stop_decoding(struct node *n, enum branch_state state)
     room_changed(rs);
     if (n->wants_score)
         wait_for_room(n, MODEL_REWARD);
-    else
+    if (!vectors_ask(n) && !n->wants_score)
         settle(n);
 }
 
@@ -646,11 +636,11 @@ static bool ends(const struct node *n, uint32_t token)
 
 /* Whether this text, after what came before it, completes step_end. What ended a step does not begin the
  * next one's end. */
-static bool step_ends(struct node *n, const uint8_t *text, uint32_t bytes)
+static __attribute__((noinline)) bool step_ends(struct node *n, const uint8_t *text, uint32_t bytes)
 {
     const char *end = n->run->args.parameters.step_end;
     size_t end_bytes = strlen(end);
-    char both[PARAMETER_STEP_END_BYTES + TEXT_BYTES_MAX];
+    SCRATCH char both[PARAMETER_STEP_END_BYTES + TEXT_BYTES_MAX];
     if (end_bytes == 0)
         return false;
     memcpy(both, n->tail, n->tail_bytes);
@@ -668,16 +658,16 @@ static void confidence_take(struct node *n, float confidence)
 {
     const struct runs *rs = n->run->runs;
     float *all = rs->confidences + (size_t)(n - rs->nodes) * row_tokens(&rs->config);
-    uint32_t idx = n->branch.tokens_count - n->branch.given_tokens; /* counted already */
-    all[idx - 1] = confidence;
+    uint32_t idx = n->branch.confidence.count;
+    all[idx] = confidence;
     certaindex_groups_add(&n->branch.confidence, n->window, confidence,
-                          idx > n->window ? all[idx - 1 - n->window] : 0);
+                          idx >= n->window ? all[idx - n->window] : 0);
 }
 
-/* Its text is looked at only for what may end it. True: a stop string is complete. */
-static bool text_take(struct node *n, uint32_t token, bool *ret_step)
+/* Not inlined, for its buffers: most tokens come without it. The text is looked at only for what may end it. True: a stop string is complete. */
+static __attribute__((noinline)) bool text_take(struct node *n, uint32_t token, bool *ret_step)
 {
-    uint8_t text[TEXT_BYTES_MAX];
+    SCRATCH uint8_t text[TEXT_BYTES_MAX];
     struct codec_stream *stream = stream_of(n);
     uint32_t bytes, held = stream->stops.held_bytes;
     *ret_step = false;
@@ -690,6 +680,35 @@ static bool text_take(struct node *n, uint32_t token, bool *ret_step)
     }
     *ret_step = step_ends(n, text + held, bytes - held);
     return false;
+}
+
+void run_adopt(struct run *r, uint32_t branch, uint32_t probe)
+{
+    struct node *n = node_of(r, branch), *from = node_of(r, probe);
+    struct branch *b = &n->branch;
+    const uint32_t *tokens = tokens_of(r->runs, from);
+    uint32_t count = 0, end = from->branch.tokens_count;
+    bool stopped = false, step;
+    ASSERT(b->state == BRANCH_HELD && n->settled && is_probe(from) && from->settled);
+    ASSERT(from->branch.parent == branch && from->fork_tokens == b->tokens_count);
+    ASSERT(from->seq[MODEL_POLICY] != SCHED_NONE && end < n->cut_at - b->tokens_count);
+    while (count < end && !stopped) {
+        uint32_t token = tokens[count++];
+        tokens_of(r->runs, n)[b->tokens_count++] = token;
+        stopped = n->looks_at_text && text_take(n, token, &step);
+    }
+    b->path_tokens += count;
+    b->log_sum += from->branch.log_sum;
+    b->entropy_sum += from->branch.entropy_sum;
+    seqs_give(n);
+    n->key = r->keys[0]++; /* a fork counts its tokens from 0 */
+    if (stopped || (from->branch.state == BRANCH_ENDED && !r->args.ignore_eos))
+        b->state = BRANCH_ENDED;
+    if (count < end)
+        return;
+    n->seq[MODEL_POLICY] = from->seq[MODEL_POLICY];
+    from->seq[MODEL_POLICY] = SCHED_NONE;
+    n->adopted = true;
 }
 
 static void token_take(struct node *n, const struct sched_result *result)
@@ -732,6 +751,15 @@ static void root_result(struct run *r)
     for (uint32_t i = 0; i < r->nodes_count; i++)
         if (node_of(r, i)->branch.state == BRANCH_WAITING)
             wait_for_room(node_of(r, i), MODEL_POLICY);
+    if (r->watched)
+        r->args.algorithm->watch(r, RUN_NONE);
+}
+
+/* Ids above the tokenizer's pad a model's vocabulary, of each model differently: the reward model may not
+ * have this one, and then nothing can be said of the branch. */
+static bool can_be_read(const struct run *r, uint32_t token)
+{
+    return !r->args.algorithm->wants_reward || token < sched_vocabulary(r->runs->config.reward);
 }
 
 static void policy_result(struct runs *rs, const struct sched_result *result)
@@ -740,7 +768,7 @@ static void policy_result(struct runs *rs, const struct sched_result *result)
     struct run *r = n->run;
     if (r->result.end != RUN_GOES_ON)
         return;
-    if (result->sampled.numeric) {
+    if (result->sampled.numeric || !can_be_read(r, result->sampled.token)) {
         numeric(r);
         return;
     }
@@ -766,7 +794,19 @@ static void reward_result(struct runs *rs, const struct sched_result *result)
     }
     n->branch.score = result->score;
     n->branch.scored = true;
-    settle(n);
+    if (!vectors_pending(n))
+        settle(n);
+    if (n->run->watched)
+        n->run->args.algorithm->watch(n->run, n->idx);
+    decide(n->run);
+}
+
+static void vector_result(struct node *n)
+{
+    if (n->run->result.end != RUN_GOES_ON)
+        return;
+    if (!n->wants_score || n->branch.scored)
+        settle(n);
     decide(n->run);
 }
 
@@ -781,6 +821,8 @@ static uint32_t model_poll(struct runs *rs, enum model model, uint64_t now_ns)
     while (sched_next(sched, &result)) {
         if (result.user & ROOT_USER)
             root_result(&rs->all[result.user & ~ROOT_USER]);
+        else if (result.user & VECTORS_USER)
+            vector_result(vectors_result(rs, &result));
         else if (model == MODEL_POLICY)
             policy_result(rs, &result);
         else
@@ -792,7 +834,10 @@ static uint32_t model_poll(struct runs *rs, enum model model, uint64_t now_ns)
 uint32_t runs_poll(struct runs *rs, uint64_t now_ns)
 {
     /* The reward model first: what waits for it decides what is decoded next. */
-    uint32_t work = model_poll(rs, MODEL_REWARD, now_ns);
+    struct node *n;
+    uint32_t work = model_poll(rs, MODEL_REWARD, now_ns) + vectors_poll(rs, now_ns);
+    while ((n = vectors_next(rs)))
+        vector_result(n);
     return work + model_poll(rs, MODEL_POLICY, now_ns);
 }
 
@@ -844,11 +889,18 @@ uint64_t runs_due_ns(const struct runs *rs)
         return 0;
     uint64_t policy = sched_due_ns(rs->config.policy);
     uint64_t reward = rs->config.reward ? sched_due_ns(rs->config.reward) : UINT64_MAX;
+    uint64_t vectors = vectors_due_ns(rs);
+    reward = vectors < reward ? vectors : reward;
     return policy < reward ? policy : reward;
+}
+
+bool runs_have_vectors(const struct runs *rs)
+{
+    return rs->vectors != NULL;
 }
 
 void runs_fds(const struct runs *rs, int ret_fds[RUNS_FDS])
 {
     ret_fds[0] = sched_fd(rs->config.policy);
-    ret_fds[1] = -1; /* both models share the engine's */
+    ret_fds[1] = -1; /* all models share the engine's */
 }

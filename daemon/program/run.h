@@ -20,6 +20,7 @@
 #include "daemon/program/certaindex.h"
 #include "daemon/program/parameters.h"
 #include "daemon/program/policy.h"
+#include "daemon/sched/embed.h"
 #include "daemon/sched/sched.h"
 #include "daemon/text/codec.h"
 
@@ -69,19 +70,21 @@ struct algorithm {
     /* Tokens that probes add to a path, given and decoded; NULL: none. */
     uint32_t (*extra_tokens)(const struct parameters *parameters, const struct run_texts *texts);
     void (*start)(struct run *run);
-    void (*next)(struct run *run);
-    /* While run_watch() is on: after each token of a branch. It may kill, not start. */
+    void (*next)(struct run *run); /* NULL: its client decides (custom.h) */
+    /* While run_watch() is on: after each token of a branch, and when it has been scored; with RUN_NONE
+     * when the prompt has been read. It may kill, not start. */
     void (*watch)(struct run *run, uint32_t branch);
 };
 
 /* ---- what algorithms call -------------------------------------------------------------------- */
 
 struct branch_args {
-    uint32_t parent;       /* branch, or RUN_NONE */
-    uint32_t tokens_max;   /* then it is HELD; 0: up to the program's limit */
-    bool stops_at_step;    /* at the parameter step_end: STEP */
-    bool wants_score;      /* settled when the reward model has read it, too */
-    const uint32_t *given; /* a probe: tokens appended before it decodes; copied. No stop string or
+    uint32_t parent;        /* branch, or RUN_NONE */
+    uint32_t parent_tokens; /* it goes on behind so many own ones of its parent; 0: all */
+    uint32_t tokens_max;    /* then it is HELD; 0: up to the program's limit */
+    bool stops_at_step;     /* at the parameter step_end: STEP */
+    bool wants_score;       /* settled when the reward model has read it, too */
+    const uint32_t *given;  /* a probe: tokens appended before it decodes; copied. No stop string or
                               stop token of the program ends it, only the model */
     uint32_t given_count;
     const struct ops_sample_row *sampling; /* NULL: the program's */
@@ -89,6 +92,20 @@ struct branch_args {
 uint32_t run_branch(struct run *run, const struct branch_args *args); /* its number */
 /* Lets a HELD or STEP branch decode so many more tokens (0: all it may). */
 void run_extend(struct run *run, uint32_t branch, uint32_t tokens_max);
+/* What a settled probe of a HELD branch was given and has said becomes the branch's own, nothing is decoded
+ * twice, and run_extend() goes on behind it. ENDED where the probe was, or a stop string is complete. The
+ * probe keeps its text and its cost, not its room. There must be room for a token more. */
+void run_adopt(struct run *run, uint32_t branch, uint32_t probe);
+/* The reward model reads a settled branch that has no score; then it settles once more. */
+void run_score(struct run *run, uint32_t branch);
+/* At its end, and scored if that was asked for. */
+bool run_settled(const struct run *run, uint32_t branch);
+/* Nothing decodes, nothing is read. */
+bool run_rests(const struct run *run);
+/* Its owner looks at it at the end of this poll. */
+void run_tell(struct run *run);
+uint32_t run_prompt_tokens(const struct run *run);
+struct ops_sample_row run_sampling(const struct run *run); /* the program's */
 /* Its tokens have been in vain. */
 void run_kill(struct run *run, uint32_t branch);
 /* A killed branch logically went no further than its first tokens_kept: those beyond were decoded because
@@ -106,12 +123,20 @@ const struct parameters *run_parameters(const struct run *run);
 /* May change between two decisions, not during one. */
 const struct policy_options *run_policy(const struct run *run);
 struct ballot *run_ballot(struct run *run);
+/* Another one, of what branches were asked on their way. */
+struct ballot *run_asked(struct run *run);
 /* Text from the root's end to the branch's, not terminated; valid until the next call on any run. The
  * last RUN_TEXT_BYTES of it. */
 #define RUN_TEXT_BYTES 65536u
 const char *run_text(struct run *run, uint32_t branch, uint32_t *ret_bytes);
 /* The text that this branch decoded itself. */
 const char *run_text_own(struct run *run, uint32_t branch, uint32_t *ret_bytes);
+
+/* The answer in it by the program's rule, a probe's in its own text; false: none. As run_text(). */
+bool run_answer_of(struct run *run, uint32_t branch, const char **ret_text, uint32_t *ret_bytes);
+/* Vector of the answer of a settled branch, until the next one is taken; what it cost is charged with
+ * this. NULL: it has none. */
+const float *run_vector_take(struct run *run, uint32_t branch);
 
 /* Least group confidence of a branch's own tokens, by the policy's window; 0: it has none. */
 float run_confidence(const struct run *run, uint32_t branch);
@@ -121,6 +146,9 @@ float run_confidence(const struct run *run, uint32_t branch);
 struct run_texts {
     uint32_t probe_count;
     uint32_t probe[RUN_TEXT_TOKENS_MAX]; /* asks a chain of thought for its answer now */
+    uint32_t
+        step_tag; /* token behind every step that the reward model scores, if the step does not end with
+                          it; 0: none */
 };
 const struct run_texts *run_texts(const struct run *run);
 
@@ -132,6 +160,7 @@ struct run_cost {
     uint64_t killed_tokens; /* of decoded: in branches that were killed */
     uint64_t lost_tokens;   /* beyond a logical end: depends on who else ran, and on nothing else */
     uint32_t branches_count;
+    uint64_t vector_tokens; /* read to compare answers by likeness */
 };
 const struct run_cost *run_cost(const struct run *run);
 

@@ -1,4 +1,4 @@
-/* daemon/program/run_impl.h — what run.c and run_text.c share of runs and their branches.
+/* daemon/program/run_impl.h — what run.c, run_room.c and run_text.c share of runs and their branches.
  *
  * Thread: control. Memory: of runs_new(). Fails: never. */
 #pragma once
@@ -21,6 +21,7 @@ struct node {
     bool stops_at_step;
     bool wants_score;
     bool settled; /* counted out of the round */
+    bool adopted; /* its sequence was a probe's: it forks from it to go on */
     struct branch branch;
     uint32_t seq[MODELS];   /* SCHED_NONE: none */
     uint32_t key;           /* of its random numbers */
@@ -33,6 +34,10 @@ struct node {
         [PARAMETER_STEP_END_BYTES]; /* end of the text since its last step, less than step_end */
     struct ops_sample_row sampling;
     uint64_t state[RUN_BRANCH_STATE_BYTES / sizeof(uint64_t)];
+    TAILQ_ENTRY(node) vector_link; /* as vectors.h has it */
+    uint32_t vector;               /* enum vector_state */
+    uint32_t vector_at;            /* AWAY: text or sequence */
+    uint32_t vector_tokens;        /* read for it and not charged */
 };
 TAILQ_HEAD(node_list, node);
 
@@ -61,6 +66,7 @@ struct run { /* as a node: what every token touches first */
     uint32_t prompt_tokens;
     const uint32_t *prompt; /* while it starts */
     struct ballot ballot;
+    struct ballot asked;
     uint64_t state[RUN_STATE_BYTES / sizeof(uint64_t)];
 };
 TAILQ_HEAD(run_list, run);
@@ -86,6 +92,8 @@ struct runs {
     uint64_t tokens_count;            /* decoded since start */
     bool room_changed;                /* since runs_room_changed() */
     bool waiting_due;                 /* since those that wait were looked at */
+    struct vectors *vectors;          /* NULL: no model gives any */
+    bool vectors_due;                 /* as waiting_due, of those that wait for a vector */
 };
 
 static inline struct node *node_of(const struct run *r, uint32_t branch)
@@ -126,3 +134,7 @@ static inline bool is_probe(const struct node *n)
 {
     return n->branch.given_tokens > 0;
 }
+
+/* Sequences of a branch in the schedulers, as sched_fork() (run_room.c). */
+int room_to_decode(struct node *n);
+int room_to_score(struct node *n);

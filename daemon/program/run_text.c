@@ -1,5 +1,6 @@
 #include <string.h>
 
+#include "daemon/base/scratch.h"
 #include "daemon/program/run.h"
 #include "daemon/program/run_impl.h"
 
@@ -27,6 +28,28 @@ bool run_path_ends(const struct run *r, uint32_t branch, uint32_t at)
     return at >= node_of(r, branch)->branch.path_tokens;
 }
 
+/* ---- facts ----------------------------------------------------------------------------------- */
+
+bool run_settled(const struct run *r, uint32_t branch)
+{
+    return node_of(r, branch)->settled;
+}
+
+bool run_rests(const struct run *r)
+{
+    return r->pending == 0 && r->roots_pending == 0;
+}
+
+struct ops_sample_row run_sampling(const struct run *r)
+{
+    return r->args.sampling;
+}
+
+uint32_t run_prompt_tokens(const struct run *r)
+{
+    return r->prompt_tokens;
+}
+
 /* ---- text ------------------------------------------------------------------------------------ */
 
 /* The end of what does not fit is kept. */
@@ -44,7 +67,7 @@ static void text_add(struct runs *rs, uint32_t *bytes, const uint8_t *more, uint
 static void text_of(struct runs *rs, const uint32_t *tokens, uint32_t count,
                     struct codec_stream *stream, uint32_t *bytes)
 {
-    uint8_t more[CODEC_PUSH_BYTES_MAX];
+    SCRATCH uint8_t more[CODEC_PUSH_BYTES_MAX];
     uint32_t more_bytes;
     for (uint32_t i = 0; i < count; i++) {
         if (codec_is_end(rs->config.codec, tokens[i]))
@@ -57,7 +80,7 @@ static void text_of(struct runs *rs, const uint32_t *tokens, uint32_t count,
 static const char *text_done(struct runs *rs, struct codec_stream *stream, uint32_t bytes,
                              uint32_t *ret_bytes)
 {
-    uint8_t more[CODEC_PUSH_BYTES_MAX];
+    SCRATCH uint8_t more[CODEC_PUSH_BYTES_MAX];
     text_add(rs, &bytes, more, codec_flush(stream, rs->config.codec, more));
     *ret_bytes = bytes;
     return rs->text;
@@ -91,19 +114,26 @@ const char *run_text(struct run *r, uint32_t branch, uint32_t *ret_bytes)
 
 /* ---- answers --------------------------------------------------------------------------------- */
 
-bool run_answer(struct run *r, const char **ret_text, uint32_t *ret_bytes)
+bool run_answer_of(struct run *r, uint32_t branch, const char **ret_text, uint32_t *ret_bytes)
 {
     static const struct answer_rule of_probe = {.kind = ANSWER_PROBE};
     struct answer_span span;
     uint32_t bytes;
-    if (r->result.answer == RUN_NONE || r->args.parameters.answer.kind == ANSWER_NONE)
+    if (r->args.parameters.answer.kind == ANSWER_NONE)
         return false;
-    bool probe = run_get(r, r->result.answer)->given_tokens > 0;
-    const char *text =
-        probe ? run_text_own(r, r->result.answer, &bytes) : run_text(r, r->result.answer, &bytes);
+    bool probe = run_get(r, branch)->given_tokens > 0;
+    const char *text = probe ? run_text_own(r, branch, &bytes) : run_text(r, branch, &bytes);
     if (answer_extract(probe ? &of_probe : &r->args.parameters.answer, text, bytes, &span) != 0)
         return false;
     *ret_text = text + span.start;
-    *ret_bytes = span.bytes < ANSWER_BYTES_MAX ? span.bytes : ANSWER_BYTES_MAX;
+    *ret_bytes = span.bytes;
+    return true;
+}
+
+bool run_answer(struct run *r, const char **ret_text, uint32_t *ret_bytes)
+{
+    if (r->result.answer == RUN_NONE || !run_answer_of(r, r->result.answer, ret_text, ret_bytes))
+        return false;
+    *ret_bytes = *ret_bytes < ANSWER_BYTES_MAX ? *ret_bytes : ANSWER_BYTES_MAX;
     return true;
 }

@@ -19,9 +19,13 @@ struct runs_config {
     struct sched *policy; /* kept until runs_free(), which does not free them; each holds at
                                       least branches_max + runs_max sequences */
     struct sched *reward; /* NULL: no reward model */
-    const struct run_texts *texts; /* likewise */
-    struct observer *observer;     /* likewise; NULL: none */
+    const struct run_texts *texts;   /* likewise */
+    struct observer *observer;       /* likewise; NULL: none */
+    struct embed *embed;             /* likewise; NULL: no embed model */
+    const struct codec *embed_codec; /* of that model */
 };
+/* Whether programs may compare answers by likeness. */
+bool runs_have_vectors(const struct runs *runs);
 int runs_new(const struct runs_config *config, struct runs **ret_runs);
 void runs_free(struct runs *runs);
 

@@ -67,6 +67,8 @@ static void first_take(struct run *run, struct state *state)
 
 static void watch(struct run *run, uint32_t number)
 {
+    if (number == RUN_NONE) /* the prompt has been read */
+        return;
     struct state *state = run_state(run);
     const struct branch *b = run_get(run, number);
     if (state->watched == WATCHED_LENGTH) {

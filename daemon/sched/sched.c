@@ -320,9 +320,28 @@ static bool returning_admit(struct sched *s)
 
 /* ---- their life ------------------------------------------------------------------------------ */
 
+uint32_t sched_vocabulary(const struct sched *s)
+{
+    return s->info.vocabulary;
+}
+
+uint32_t sched_vector_size(const struct sched *s)
+{
+    return s->kv ? s->info.vector_size : 0;
+}
+
 bool sched_fits(const struct sched *s, uint64_t tokens)
 {
     return !too_long(s, tokens);
+}
+
+/* The caller checked them: a token that the model does not have is memory that is not ours. */
+static void tokens_take(struct sched *s, const struct seq *q, uint32_t at, const uint32_t *tokens,
+                        uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        ASSERT(tokens[i] < s->info.vocabulary);
+    memcpy(tokens_of(s, q) + at, tokens, count * sizeof *tokens);
 }
 
 int sched_add(struct sched *s, const struct sched_seq_args *args, uint32_t *ret_seq)
@@ -345,7 +364,7 @@ int sched_add(struct sched *s, const struct sched_seq_args *args, uint32_t *ret_
     }
     q->tokens_count = q->own_first = args->prompt_tokens;
     if (s->kv)
-        memcpy(tokens_of(s, q), args->prompt, args->prompt_tokens * sizeof(uint32_t));
+        tokens_take(s, q, 0, args->prompt, args->prompt_tokens);
     prefix_take(s, q);
     s->stats.cached_tokens_count += q->computed_count;
     TAILQ_INSERT_TAIL(&s->runnable, q, link);
@@ -370,8 +389,7 @@ int sched_fork(struct sched *s, uint32_t parent, const struct sched_seq_args *ar
                uint32_t *ret_seq)
 {
     struct seq *p = seq_get(s, parent);
-    ASSERT(s->kv && (args->want & ~(uint32_t)SCHED_WANT_SCORE) ==
-                        0); /* what was pooled on the way here is the parent's */
+    ASSERT(s->kv && !(args->want & ENGINE_WANT_POOL)); /* what was pooled so far is the parent's */
     uint32_t prompt_tokens = p->tokens_count + args->prompt_tokens;
     uint64_t total = (uint64_t)prompt_tokens + args->max_tokens;
     if (too_long(s, total))
@@ -391,8 +409,7 @@ int sched_fork(struct sched *s, uint32_t parent, const struct sched_seq_args *ar
     q->tokens_count = q->own_first = prompt_tokens;
     memcpy(tokens_of(s, q), tokens_of(s, p), p->tokens_count * sizeof(uint32_t));
     if (args->prompt_tokens)
-        memcpy(tokens_of(s, q) + p->tokens_count, args->prompt,
-               args->prompt_tokens * sizeof(uint32_t));
+        tokens_take(s, q, p->tokens_count, args->prompt, args->prompt_tokens);
     fork_begin(s, q, p, computed);
     *ret_seq = (uint32_t)(q - s->seqs);
     return SCHED_OK;
@@ -584,6 +601,8 @@ static bool row_add(struct sched *s, struct seq *q, uint32_t tokens)
                                                : q->want & ENGINE_WANT_POOL,
                                .sampling = sampling};
     row->sampling.forced_token = q->forced_token;
+    if (samples)
+        q->forced_token = OPS_NONE; /* what is asked from now on is for the token after this one */
     row->sampling.random = rng_u32(q->seed, q->branch, q->tokens_count - q->own_first);
     if (s->kv)
         row_pages(s, b, q, row);
@@ -687,6 +706,8 @@ static bool row_result(struct sched *s, struct seq *q, const struct engine_row *
         ret->kind = SCHED_READY;
         if (q->want & SCHED_WANT_SCORE)
             ret->score = s->batch->scores[row->tokens_first + row->tokens_count - 1];
+        if (q->want & ENGINE_WANT_POOL)
+            ret->vector = s->batch->vectors + (size_t)(row - s->batch->rows) * s->info.vector_size;
         seq_move(s, q, SEQ_PAUSED); /* forks of it need its room no more than it does */
         return true;
     }
@@ -703,7 +724,6 @@ static bool row_result(struct sched *s, struct seq *q, const struct engine_row *
     if (s->kv && q->tokens_count < s->info.context_tokens)
         tokens_of(s, q)[q->tokens_count] = output->sampled.token;
     q->tokens_count++;
-    q->forced_token = OPS_NONE;
     return true;
 }
 

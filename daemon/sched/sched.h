@@ -58,11 +58,11 @@ struct sched_seq_args {
     uint32_t user; /* comes back in struct sched_result */
     uint32_t tenant;
     uint32_t group;
-    const uint32_t *prompt; /* copied; NULL with an engine that looks at no tokens */
+    const uint32_t *prompt; /* copied, ids the model has; NULL with an engine that looks at none */
     uint32_t prompt_tokens; /* 1 or more */
     uint32_t max_tokens;    /* to be sampled, at most; the caller removes the sequence */
     bool stem;              /* samples nothing: SCHED_READY when its KV is computed; paused then */
-    uint32_t want;          /* ENGINE_WANT_POOL, ENGINE_WANT_DOT, SCHED_WANT_SCORE */
+    uint32_t want;          /* ENGINE_WANT_POOL (no fork), ENGINE_WANT_DOT, SCHED_WANT_SCORE */
     struct ops_sample_row sampling; /* its history, bias, random and forced fields are not used */
     const struct ops_bias *biases;  /* [sampling.bias_count], kept until the sequence is removed */
 };
@@ -76,13 +76,18 @@ struct sched_result {
     uint32_t position; /* of the token among the sampled; 0 is the first after the prompt */
     struct ops_sampled sampled; /* numeric: the sequence is taken out, remove it */
     float dot;
-    float score; /* READY, with SCHED_WANT_SCORE: of the last token */
+    float score;         /* READY, with SCHED_WANT_SCORE: of the last token */
+    const float *vector; /* READY, with ENGINE_WANT_POOL; until the next sched_poll(); else NULL */
 };
 
 /* engine is kept until sched_free(), which waits for the step in flight and does not close it. */
 int sched_new(const struct sched_config *config, struct engine *engine, struct sched **ret_sched);
 void sched_free(struct sched *sched);
 
+/* Token ids are below it. */
+uint32_t sched_vocabulary(const struct sched *sched);
+/* Of a pooled hidden state; 0: the model has none. */
+uint32_t sched_vector_size(const struct sched *sched);
 /* Whether a sequence of so many tokens can ever have room. */
 bool sched_fits(const struct sched *sched, uint64_t tokens);
 
@@ -94,7 +99,8 @@ int sched_add(struct sched *sched, const struct sched_seq_args *args, uint32_t *
 int sched_fork(struct sched *sched, uint32_t parent, const struct sched_seq_args *args,
                uint32_t *ret_seq);
 
-/* The next token is this one; its probability is reported as if it were sampled. */
+/* The next token is this one; its probability is reported as if it were sampled. While a step is in
+ * flight that brings a token, it is the one after that. The last word counts. */
 void sched_force(struct sched *sched, uint32_t seq, uint32_t token);
 
 void sched_remove(struct sched *sched, uint32_t seq);

@@ -28,6 +28,9 @@ struct chat; /* a family's template */
 /* The family whose template this is, or whose name. */
 const struct chat *chat_find(const char *text, size_t bytes);
 const struct chat *chat_named(const char *name); /* NULL: none */
+/* By the hash of a published template; NULL: none that we know. */
+const struct chat *chat_published(uint64_t hash);
+uint64_t chat_fingerprint(uint32_t idx); /* such a hash; 0 after the last */
 /* Of all families, with commas between them, cut where bytes end. */
 void chat_names(char *text, size_t bytes);
 const char *chat_name(const struct chat *chat);

@@ -1,20 +1,20 @@
 #include "daemon/text/codec.h"
 
+#include <assert.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "daemon/base/assert.h"
+#include "daemon/base/files.h"
 #include "daemon/base/json.h"
+#include "daemon/base/scratch.h"
 #include "daemon/text/chat.h"
 #include "daemon/text/tokenizer.h"
 
 #define FILE_BYTES_MAX (256u << 20)
-#define PATH_BYTES_MAX 4096u
 #define ENDS_MAX 16u
 #define DEPTH_MAX 32u
 
@@ -36,71 +36,41 @@ struct codec_scratch {
 
 struct open {
     const char *directory;
+    int directory_fd;
     char *message;
     struct codec *codec;
     uint32_t ids_max;
 };
 
+static_assert(CODEC_MESSAGE_BYTES == MESSAGE_BYTES, "a file's message is a codec's");
+
 static int fault(struct open *o, const char *file, const char *what)
 {
-    (void)snprintf(o->message, CODEC_MESSAGE_BYTES, "%.80s/%s: %s", o->directory, file, what);
-    return -EINVAL;
+    return message_refuse(o->message, -EINVAL, "%.300s/%s: %s", o->directory, file, what);
 }
 
-static int file_take(int fd, char **ret_text, size_t *ret_bytes)
+/* ret_text->bytes is NULL when there is no such file and it need not be there. */
+static int text_read(struct open *o, const char *file, bool needed, struct file *ret_text)
 {
-    struct stat info;
-    if (fstat(fd, &info) != 0)
-        return -errno;
-    if (!S_ISREG(info.st_mode) || info.st_size > FILE_BYTES_MAX)
-        return -EFBIG;
-    size_t bytes = (size_t)info.st_size, got = 0;
-    char *text = malloc(bytes + 1);
-    if (!text)
-        return -ENOMEM;
-    while (got < bytes) {
-        ssize_t n = read(fd, text + got, bytes - got);
-        if (n <= 0) {
-            free(text);
-            return n < 0 ? -errno : -EIO;
-        }
-        got += (size_t)n;
-    }
-    *ret_text = text;
-    *ret_bytes = bytes;
-    return 0;
-}
-
-/* *ret_text is NULL when there is no such file and it need not be there. */
-static int file_read(struct open *o, const char *file, bool needed, char **ret_text,
-                     size_t *ret_bytes)
-{
-    char path[PATH_BYTES_MAX];
-    *ret_text = NULL;
-    int length = snprintf(path, sizeof path, "%s/%s", o->directory, file);
-    if (length < 0 || length >= (int)sizeof path)
-        return fault(o, file, strerror(ENAMETOOLONG));
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY); /* a FIFO: not waited for */
-    if (fd < 0 && errno == ENOENT && !needed)
+    char why[MESSAGE_BYTES];
+    int r = file_read(o->directory_fd, file, FILE_BYTES_MAX, why, ret_text);
+    if (r == -ENOENT && needed)
+        return fault(o, file, strerror(ENOENT));
+    if (r == -ENOENT)
         return 0;
-    if (fd < 0)
-        return fault(o, file, strerror(errno));
-    int r = file_take(fd, ret_text, ret_bytes);
-    close(fd);
-    return r == 0 ? 0 : fault(o, file, r == -EFBIG ? "no file of at most 256 MiB" : strerror(-r));
+    return r == 0 ? 0 : message_refuse(o->message, -EINVAL, "%.300s/%s", o->directory, why);
 }
 
 static int json_read(struct open *o, const char *file, struct json **ret_document)
 {
-    char *text;
-    size_t bytes;
+    struct file text;
     char message[JSON_ERROR_BYTES];
     *ret_document = NULL;
-    int r = file_read(o, file, false, &text, &bytes);
-    if (r != 0 || !text)
+    int r = text_read(o, file, false, &text);
+    if (r != 0 || !text.bytes)
         return r;
-    r = json_parse(text, bytes, DEPTH_MAX, message, ret_document);
-    free(text);
+    r = json_parse((const char *)text.bytes, text.size, DEPTH_MAX, message, ret_document);
+    file_close(&text);
     if (r == -EINVAL)
         return fault(o, file, message);
     if (r == 0 && json_kind(*ret_document) != JSON_KIND_OBJECT) {
@@ -142,9 +112,7 @@ static int config_read(struct open *o)
     uint64_t count;
     if (r != 0 || !document)
         return r;
-    const struct json *text = json_member(document, "text_config");
     const struct json *size = json_member(document, "vocab_size");
-    size = size || !text ? size : json_member(text, "vocab_size");
     if (size && (!json_u64(size, &count) || count == 0 || count > UINT32_MAX))
         r = fault(o, "config.json", "vocab_size: not a number of tokens");
     else if (size)
@@ -217,57 +185,79 @@ static const char *template_of(const struct json *document, size_t *ret_bytes)
 static int tokenizer_config_read(struct open *o)
 {
     struct json *document;
-    char *jinja = NULL;
+    struct file jinja = {.fd = -1};
     size_t bytes = 0;
     uint32_t id;
     int r = json_read(o, "tokenizer_config.json", &document);
     if (r == 0)
-        r = file_read(o, "chat_template.jinja", false, &jinja, &bytes);
+        r = text_read(o, "chat_template.jinja", false, &jinja);
     if (r == 0) {
         const struct json *eos = json_member(document, "eos_token");
         const struct json *content = json_member(eos, "content");
         const char *end = json_text(content ? content : eos, NULL);
-        const char *text = jinja ? jinja : template_of(document, &bytes);
-        if (text)
+        const char *text = template_of(document, &bytes);
+        if (jinja.bytes)
+            chat_take(o->codec, chat_find((const char *)jinja.bytes, jinja.size));
+        else if (text)
             chat_take(o->codec, chat_find(text, bytes));
         if (end && o->codec->ends_count == 0 && tokenizer_find(o->codec->tokenizer, end, &id))
             end_add(o->codec, id);
     }
-    free(jinja);
+    file_close(&jinja);
     json_free(document);
     return r;
 }
 
-static int tokenizer_read(struct open *o)
+/* The codec has none afterwards where the file is not there and need not be. */
+static int tokenizer_read(struct open *o, bool needed)
 {
     char message[TOKENIZER_MESSAGE_BYTES];
-    char *text;
-    size_t bytes;
-    int r = file_read(o, "tokenizer.json", true, &text, &bytes);
-    if (r != 0)
+    struct file text;
+    int r = text_read(o, "tokenizer.json", needed, &text);
+    if (r != 0 || !text.bytes)
         return r;
-    r = tokenizer_load(text, bytes, o->ids_max, message, &o->codec->tokenizer);
-    free(text);
+    r = tokenizer_load((const char *)text.bytes, text.size, o->ids_max, message,
+                       &o->codec->tokenizer);
+    file_close(&text);
     return r == -EINVAL ? fault(o, "tokenizer.json", message) : r;
+}
+
+/* Begins with an empty codec; open_end() follows in any case. */
+static int open_begin(struct open *o, const char *directory, char *message)
+{
+    *o = (struct open){
+        .directory = directory, .directory_fd = -1, .message = message, .ids_max = UINT32_MAX};
+    message[0] = 0;
+    o->codec = calloc(1, sizeof *o->codec);
+    if (!o->codec)
+        return -ENOMEM;
+    o->directory_fd = file_directory(directory, message);
+    return o->directory_fd < 0 ? -EINVAL : 0;
+}
+
+/* The codec is the caller's where ret_codec is given and r is 0. */
+static int open_end(struct open *o, int r, struct codec **ret_codec)
+{
+    if (r != 0 && !o->message[0])
+        (void)fault(o, "tokenizer.json", strerror(-r));
+    if (o->directory_fd >= 0)
+        (void)close(o->directory_fd); /* only read from */
+    if (r == 0 && ret_codec)
+        *ret_codec = o->codec;
+    else
+        codec_free(o->codec);
+    return r;
 }
 
 int codec_open(const char *directory, char message[CODEC_MESSAGE_BYTES], struct codec **ret_codec)
 {
-    struct open o = {.directory = directory, .message = message, .ids_max = UINT32_MAX};
-    int r;
-    message[0] = 0;
-    o.codec = calloc(1, sizeof *o.codec);
-    if (!o.codec)
-        return -ENOMEM;
-    if ((r = config_read(&o)) != 0 || (r = generation_read(&o)) != 0 ||
-        (r = tokenizer_read(&o)) != 0 || (r = tokenizer_config_read(&o)) != 0) {
-        if (!message[0])
-            (void)fault(&o, "tokenizer.json", strerror(-r));
-        codec_free(o.codec);
-        return r;
-    }
-    *ret_codec = o.codec;
-    return 0;
+    struct open o;
+    int r = open_begin(&o, directory, message);
+    r = r ? r : config_read(&o);
+    r = r ? r : generation_read(&o);
+    r = r ? r : tokenizer_read(&o, true);
+    r = r ? r : tokenizer_config_read(&o);
+    return open_end(&o, r, ret_codec);
 }
 
 void codec_free(struct codec *c)
@@ -276,6 +266,46 @@ void codec_free(struct codec *c)
         return;
     tokenizer_free(c->tokenizer);
     free(c);
+}
+
+static bool same_text(const struct tokenizer *a, const struct tokenizer *b, uint32_t token)
+{
+    uint32_t a_bytes, b_bytes;
+    const uint8_t *of_a = tokenizer_text_of(a, token, false, &a_bytes);
+    const uint8_t *of_b = tokenizer_text_of(b, token, false, &b_bytes);
+    return a_bytes == b_bytes && (a_bytes == 0 || memcmp(of_a, of_b, a_bytes) == 0);
+}
+
+static int reader_check(struct open *o, const struct tokenizer *ours)
+{
+    uint32_t count = tokenizer_ids_count(ours);
+    int r = config_read(o);
+    if (r == 0 && o->ids_max < count) {
+        (void)snprintf(
+            o->message, CODEC_MESSAGE_BYTES,
+            "%.200s: its vocabulary has %u tokens, fewer than the policy's tokenizer, %u",
+            o->directory, o->ids_max, count);
+        return -EINVAL;
+    }
+    if (r == 0)
+        r = tokenizer_read(o, false);
+    for (uint32_t i = 0; i < count && r == 0 && o->codec->tokenizer; i++)
+        if (!same_text(ours, o->codec->tokenizer, i)) {
+            (void)snprintf(o->message, CODEC_MESSAGE_BYTES,
+                           "%.200s: its tokenizer differs from the policy's at token %u",
+                           o->directory, i);
+            r = -EINVAL;
+        }
+    return r;
+}
+
+int codec_check_reader(const struct codec *c, const char *directory,
+                       char message[CODEC_MESSAGE_BYTES])
+{
+    struct open o;
+    int r = open_begin(&o, directory, message);
+    r = r ? r : reader_check(&o, c->tokenizer);
+    return open_end(&o, r, NULL);
 }
 
 /* ---- encoding ---------------------------------------------------------------------------------- */
@@ -396,7 +426,7 @@ static uint32_t text_push(struct codec_stream *stream, const struct codec *c, ui
 static bool stops_take(struct codec_stream *stream, const struct codec *c, uint32_t token,
                        uint8_t *out, uint32_t *ret_bytes)
 {
-    uint8_t text[DETOKENIZER_PUSH_BYTES_MAX];
+    SCRATCH uint8_t text[DETOKENIZER_PUSH_BYTES_MAX];
     uint32_t bytes = text_push(stream, c, token, text);
     return stops_push(&stream->stops, text, bytes, out, ret_bytes);
 }
@@ -413,7 +443,7 @@ bool codec_push(struct codec_stream *stream, const struct codec *c, uint32_t tok
 
 uint32_t codec_flush(struct codec_stream *stream, const struct codec *c, uint8_t *out)
 {
-    uint8_t text[DETOKENIZER_PUSH_BYTES_MAX];
+    SCRATCH uint8_t text[DETOKENIZER_PUSH_BYTES_MAX];
     uint32_t bytes = 0;
     (void)c;
     /* A replacement character may complete a stop string; all the same the text ends here. */

@@ -24,6 +24,12 @@ struct codec_scratch;
 int codec_open(const char *directory, char message[CODEC_MESSAGE_BYTES], struct codec **ret_codec);
 void codec_free(struct codec *codec);
 
+/* Whether the model in directory can read this codec's tokens: it has a row for each of them, and a
+ * tokenizer, if there is one, that gives each the same text (none, where both are control tokens).
+ * Otherwise -EINVAL and a message that names the directory. */
+int codec_check_reader(const struct codec *codec, const char *directory,
+                       char message[CODEC_MESSAGE_BYTES]);
+
 /* Takes a chat template by its family's name, whatever the directory says. Fails with a message that
  * lists the names there are, or names the mark that the tokenizer lacks. */
 int codec_set_chat(struct codec *codec, const char *family, char message[CODEC_MESSAGE_BYTES]);

@@ -1,3 +1,4 @@
+#include "daemon/base/scratch.h"
 #include "daemon/text/detokenizer.h"
 
 #include <string.h>
@@ -7,7 +8,7 @@
 
 static uint32_t push(struct detokenizer *d, const uint8_t *text, uint32_t text_bytes, uint8_t *out)
 {
-    uint8_t all[sizeof d->held + DETOKENIZER_TOKEN_BYTES_MAX];
+    SCRATCH uint8_t all[sizeof d->held + DETOKENIZER_TOKEN_BYTES_MAX];
     uint32_t bytes = d->held_bytes + text_bytes, written = 0;
     memcpy(all, d->held, d->held_bytes);
     memcpy(all + d->held_bytes, text, text_bytes);

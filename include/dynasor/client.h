@@ -160,6 +160,10 @@ enum dynasor_event_kind {
     DYNASOR_EVENT_TEXT = 2,
     DYNASOR_EVENT_END = 3,
     DYNASOR_EVENT_RESULT = 4, /* the last but one, for who asked for DYNASOR_STREAM_RESULT */
+    /* Of CUSTOM programs (dynasor/custom.h). */
+    DYNASOR_EVENT_READY = 5,   /* commands may come */
+    DYNASOR_EVENT_BRANCH = 6,  /* a branch has settled, has been scored, or is dead */
+    DYNASOR_EVENT_REFUSED = 7, /* a command did nothing: dynasor_error() says why */
 };
 
 struct dynasor_event {
@@ -171,11 +175,18 @@ struct dynasor_event {
     const uint32_t *tokens; /* TOKENS: in shared memory, valid until the next dynasor_next(),
                                dynasor_arm() or dynasor_lane_close() on this lane */
     const char *text;       /* TEXT: likewise; whole UTF-8 characters; not terminated by 0 */
-    uint32_t state;         /* END: enum dynasor_state: DONE, CANCELLED or FAILED */
-    uint32_t status;        /* END: enum dynasor_status, 0 with DONE; dynasor_error() explains */
-    uint64_t tokens_count;  /* END: tokens decoded in total */
-    uint64_t submitted_ns;  /* CLOCK_MONOTONIC of its dynasor_submit() */
-    const struct dynasor_result *result; /* RESULT: valid until dynasor_release() of the program */
+    uint32_t state;         /* END: enum dynasor_state: DONE, CANCELLED or FAILED; BRANCH: enum
+                        dynasor_branch_state; REFUSED: enum dynasor_command */
+    uint32_t status; /* END, REFUSED: enum dynasor_status, 0 with DONE; dynasor_error() explains */
+    uint64_t tokens_count; /* END: tokens decoded in total */
+    uint64_t submitted_ns; /* CLOCK_MONOTONIC of its dynasor_submit() */
+    union {
+        const struct dynasor_result
+            *result; /* RESULT: valid until dynasor_release() of the program */
+        const struct dynasor_branch
+            *branch; /* READY, BRANCH, REFUSED, and TOKENS and TEXT of a branch:
+                                                valid as tokens are; otherwise NULL */
+    };
 };
 
 /* Takes the next event of this lane's programs, in order for each program. Waits at most timeout_ns

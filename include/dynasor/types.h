@@ -27,7 +27,9 @@ enum dynasor_status {
     DYNASOR_E_POISON = 17,        /* end of a program: too many restarts without progress */
     DYNASOR_E_SHUTDOWN = 18,      /* the daemon is draining and takes no new work */
     DYNASOR_E_NUMERIC = 19,       /* end of a program: the model gave logits that are no numbers */
-    DYNASOR_STATUS_COUNT = 20,
+    DYNASOR_E_RESTARTED =
+        20, /* end of a CUSTOM program: the daemon that had its branches is gone */
+    DYNASOR_STATUS_COUNT = 21,
 };
 
 /* Life of a program, as its entry in the D2C region shows it. The last three are terminal. */
@@ -50,15 +52,17 @@ enum dynasor_algorithm {
     DYNASOR_ALGORITHM_COT = 4,       /* one long chain of thought, probed on its way */
     DYNASOR_ALGORITHM_BEST_OF_N = 5, /* samples, the best by the reward model */
     DYNASOR_ALGORITHM_BEAM = 6,      /* the best few by the reward model, step by step */
-    DYNASOR_ALGORITHM_COUNT = 7,
+    DYNASOR_ALGORITHM_SC_COT = 7,    /* self-consistency of chains that each are probed */
+    DYNASOR_ALGORITHM_CUSTOM = 8,    /* its client decides: dynasor/custom.h */
+    DYNASOR_ALGORITHM_COUNT = 9,
 };
 
 /* Numbers of an algorithm that a program may set; what is not set has the default of
  * docs/CERTAINDEX.md. */
 enum dynasor_parameter {
-    DYNASOR_PARAMETER_CAP = 0,         /* knob at most: samples, leaves, iterations */
-    DYNASOR_PARAMETER_WIDTH = 1,       /* of a tree: leaves, actions of a node, beams */
-    DYNASOR_PARAMETER_DEPTH = 2,       /* steps of a path at most */
+    DYNASOR_PARAMETER_CAP = 0,   /* knob at most: samples, leaves, iterations; custom: branches */
+    DYNASOR_PARAMETER_WIDTH = 1, /* of a tree: leaves, actions of a node, beams */
+    DYNASOR_PARAMETER_DEPTH = 2, /* steps of a path at most */
     DYNASOR_PARAMETER_STEP_TOKENS = 3, /* tokens of a step at most */
     DYNASOR_PARAMETER_SPREAD = 4,      /* rebase: temperature of the softmax of scores */
     DYNASOR_PARAMETER_WEIGHT = 5,      /* of a path, from its steps' scores: 0 one for all, 1 least,
@@ -68,11 +72,18 @@ enum dynasor_parameter {
     DYNASOR_PARAMETER_EXPLORATION_BASE = 8, /* mcts: pb_c_base */
     DYNASOR_PARAMETER_EXPANSION = 9,        /* beam: children of each beam */
     DYNASOR_PARAMETER_SUBTREES = 10,        /* beam: diverse subtrees that do not compete */
-    DYNASOR_PARAMETER_PROBE_TOKENS = 11,    /* cot: of a probe's answer at most */
+    DYNASOR_PARAMETER_PROBE_TOKENS = 11,    /* cot: of a probe's answer at most; custom: of a
+                                               probe at most, given and decoded */
     DYNASOR_PARAMETER_PROBE_TEMPERATURE = 12,
     DYNASOR_PARAMETER_PROBE_TOP_P = 13,
-    DYNASOR_PARAMETER_HESITATION = 14, /* cot: 1: hesitation words in a probe count */
-    DYNASOR_PARAMETER_COUNT = 15,
+    DYNASOR_PARAMETER_HESITATION = 14,  /* cot: 1: hesitation words in a probe count */
+    DYNASOR_PARAMETER_LIKENESS = 15,    /* cosine of answers that say the same; 0: equal ones do */
+    DYNASOR_PARAMETER_LIKENESS_BY = 16, /* vectors: 0 the embed model's if there is one, 1 the
+                                           policy model's */
+    DYNASOR_PARAMETER_GUIDED = 17, /* cot: 0 probes are thrown away; what they are given and answer
+                                      stays: 1 and the policy ends nothing, 2 and it does */
+    DYNASOR_PARAMETER_SCORES = 18, /* custom: 1: branches may be scored */
+    DYNASOR_PARAMETER_COUNT = 19,
 };
 
 /* How the answer is found in what a program says. */
@@ -195,6 +206,14 @@ enum dynasor_field {
     DYNASOR_FIELD_CHOICE_LAST = 53,
     DYNASOR_FIELD_ANSWER_PREFIX_BYTES = 54,
     DYNASOR_FIELD_STEP_END_BYTES = 55,
+    DYNASOR_FIELD_COMMAND = 56,       /* enum dynasor_command */
+    DYNASOR_FIELD_BRANCH = 57,        /* number of one */
+    DYNASOR_FIELD_BRANCH_STATE = 58,  /* that it would have to be in: least .. most, and is */
+    DYNASOR_FIELD_BRANCH_TOKENS = 59, /* own ones of a branch, or that it may decode */
+    DYNASOR_FIELD_GIVEN_BYTES = 60,
+    DYNASOR_FIELD_SIGNAL = 61,
+    DYNASOR_FIELD_SIGNAL_VALUE = 62, /* in thousandths */
+    DYNASOR_FIELD_VERDICT = 63,
     /* From here on in the order of enum dynasor_parameter; values that need not be whole are named
      * in thousandths. */
     DYNASOR_FIELD_CAP = 64,
@@ -212,7 +231,54 @@ enum dynasor_field {
     DYNASOR_FIELD_PROBE_TEMPERATURE = 76,
     DYNASOR_FIELD_PROBE_TOP_P = 77,
     DYNASOR_FIELD_HESITATION = 78,
-    DYNASOR_FIELD_COUNT = 79,
+    DYNASOR_FIELD_LIKENESS = 79,
+    DYNASOR_FIELD_LIKENESS_BY = 80,
+    DYNASOR_FIELD_GUIDED = 81,
+    DYNASOR_FIELD_SCORES = 82,
+    DYNASOR_FIELD_COUNT = 83,
+};
+
+/* What the client of a CUSTOM program says to it. */
+enum dynasor_command {
+    DYNASOR_COMMAND_GIVE = 1, /* text for the next probe, a piece */
+    DYNASOR_COMMAND_FORK = 2,
+    DYNASOR_COMMAND_PROBE = 3,
+    DYNASOR_COMMAND_EXTEND = 4,
+    DYNASOR_COMMAND_SCORE = 5,
+    DYNASOR_COMMAND_KILL = 6,
+    DYNASOR_COMMAND_REPORT = 7,
+    DYNASOR_COMMAND_FINISH = 8,
+    DYNASOR_COMMAND_COUNT = 9,
+};
+
+/* Of a branch of a CUSTOM program. HELD, STEP, ENDED and CUT are settled. */
+enum dynasor_branch_state {
+    DYNASOR_BRANCH_RUNNING = 1, /* or waits for room, or for the reward model */
+    DYNASOR_BRANCH_HELD = 2,    /* at its own limit of tokens: may be extended */
+    DYNASOR_BRANCH_STEP = 3,    /* at the end of a step: may be extended */
+    DYNASOR_BRANCH_ENDED = 4,   /* by the model, a stop token or a stop string */
+    DYNASOR_BRANCH_CUT = 5,     /* at the program's max_tokens, or a probe at its limit */
+    DYNASOR_BRANCH_DEAD = 6,    /* killed, or refused when it should have begun */
+    DYNASOR_BRANCH_STATES_COUNT = 7,
+};
+
+/* Where branches begin: the end of the prompt. In dynasor_finish(): none. */
+#define DYNASOR_ROOT UINT32_MAX
+
+/* A branch of a CUSTOM program as an event tells it. */
+struct dynasor_branch {
+    uint32_t number;
+    uint32_t state;        /* enum dynasor_branch_state */
+    uint32_t tokens_count; /* of its own, with those it was given */
+    uint32_t path_tokens;  /* with its parents', after the prompt; READY: the prompt's */
+    uint32_t text_bytes;   /* of its own, when its text was asked for */
+    uint32_t scored;       /* 1: score holds */
+    float score;           /* of its last token, by the reward model */
+    float log_probability; /* mean of its own decoded tokens */
+    float entropy;         /* of their distributions, likewise, in nats */
+    uint32_t command;      /* REFUSED: enum dynasor_command */
+    uint32_t field;        /* REFUSED: enum dynasor_field; dynasor_error() says it in words */
+    uint32_t reserved;
 };
 
 /* Limits of the ABI. The daemon may be configured lower and says so in its hello reply. */
@@ -228,4 +294,5 @@ enum dynasor_field {
 #define DYNASOR_PARAMETERS_MAX 32u /* settings of one program */
 #define DYNASOR_ANSWER_PREFIX_BYTES_MAX 64u
 #define DYNASOR_STEP_END_BYTES_MAX 15u
+#define DYNASOR_GIVEN_BYTES_MAX 1024u /* of what a probe of a CUSTOM program is given */
 #define DYNASOR_SOCKET_PATH "/run/dynasor/dynasor.sock"

@@ -8,3 +8,9 @@ cd "$(dirname "$0")/../.." || exit 1
     exit 1
 }
 echo "$(wc -l <tests/bench/bars-engine.txt) bars"
+# A folder that is not there is said before anything is measured.
+said=$("${DYN_BUILD:-$PWD/build}/bin/dynasor-bench" engine --model /nonexistent/model 2>&1)
+[ "$said" = "dynasor-bench engine: --model /nonexistent/model: no such folder" ] || {
+    echo "without its model, dynasor-bench engine says: $said"
+    exit 1
+}

@@ -1,7 +1,8 @@
 #!/bin/bash
 # What `make run` shows: a daemon of its own with the shipped models, problems that it solves side by side with
-# the answers beside the right ones, token ids of programs as they come, the daemon's own view.
-# Takes a few seconds, needs no rights and leaves nothing behind.
+# the answers beside the right ones, token ids of programs as they come, the daemon's own view; then whole
+# reasoning programs, with certaindex off and on: how many answers are right, for how many tokens.
+# Takes a minute or two, needs no rights and leaves tables and pictures in BUILD/run.
 
 set -u
 cd "$(dirname "$0")/../.." || exit 1
@@ -51,4 +52,15 @@ wait $daemon_pid
 status=$?
 daemon_pid=
 echo "the daemon ended with status $status"
-exit $status
+[ $status = 0 ] || exit $status
+
+# The same programs by hundreds and their accuracy: the daemon's engine, scheduler and programs in one process.
+mkdir -p "$build/run"
+batch() {
+    local name=$1
+    shift
+    show "$build/bin/dynasor-bench" batch --policy $models/policy --reward $models/reward --tasks tools/model/tasks \
+        --csv "$build/run/$name.csv" --png "$build/run/$name.png" "$@" || exit 1
+}
+batch words --task words --algorithm sc --count 70 --cap 5,10,20 --profile sc-math
+batch game24 --task game24 --algorithm rebase --count 24 --cap 32,64 --profile rebase-math

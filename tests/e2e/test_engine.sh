@@ -28,8 +28,18 @@ cleanup() {
 }
 trap cleanup EXIT
 
+# Its calls of malloc and the like are counted, but where a sanitizer has them for itself.
+allocations=$work/allocations
+head -c 8 /dev/zero >"$allocations"
+counted=()
+case $build in
+*/asan | */tsan | */fuzz) ;;
+*) counted=(env "LD_PRELOAD=$build/lib/count_malloc.so" "DYNASOR_BENCH_ALLOCATIONS=$allocations") ;;
+esac
+allocated() { od -An -tu8 "$allocations" | tr -d ' '; }
+
 daemon() { # arguments
-    "$build/bin/dynasord" --config /dev/null --set daemon.socket_path="$socket" \
+    "${counted[@]}" "$build/bin/dynasord" --config /dev/null --set daemon.socket_path="$socket" \
         --set daemon.control_path="$control" "$@" >"$work/daemon.log" 2>&1 &
     daemon_pid=$!
     for _ in $(seq 500); do
@@ -54,6 +64,43 @@ done | sed 's/ *$//' >"$work/wanted"
 [ "$(wc -l <"$work/wanted")" = $programs ] || fail "dynasor-generate wrote $(wc -l <"$work/wanted") lines"
 [ "$(sort -u "$work/wanted" | wc -l)" = $programs ] || fail "seeds do not change the tokens"
 
+# What ends a text, biases and signals, on the most probable tokens.
+greedy() { # arguments
+    "$build/bin/dynasor-generate" "$work/model" --temperature 0 --max-tokens 40 --ignore-eos -p "$prompt" "$@" \
+        2>"$work/generate.log"
+}
+ids=$(greedy --ids) && text=$(greedy) || fail "dynasor-generate"
+fifth=$(cut -d' ' -f5 <<<"$ids")
+[ "$(greedy --ids --stop-token "$fifth")" = "$(sed "s/\\b$fifth\\b.*/$fifth/" <<<"$ids")" ] ||
+    fail "--stop-token $fifth does not end $ids there"
+begin=${text:0:12} stop=${text:12:7}
+got=$(greedy --stop "no such text" --stop "$stop")
+[ "$got" = "${text%%"$stop"*}" ] || fail "--stop '$stop' does not end '$begin$stop' there but at '$got'"
+first=${ids%% *}
+[ "$(greedy --ids --bias "$first:-1000" | cut -d' ' -f1)" != "$first" ] || fail "--bias does not forbid $first"
+[ "$(greedy --ids --bias "$fifth:1000" | xargs -n1 | sort -u)" = "$fifth" ] || fail "--bias does not force $fifth"
+awk -v id="$fifth" '$1 == "signal" { n++; if ($4 != id || $5 >= -0.01) exit 1 } END { exit n != 40 }' \
+    <(greedy --signals --bias "$fifth:1000" >/dev/null; cat "$work/generate.log") ||
+    fail "--signals are not of the model's own distribution: $(cat "$work/generate.log")"
+greedy --signals -n 2 >/dev/null || fail "--signals with two branches"
+for branch in 0 1; do
+    [ "$(awk -v b=$branch '$1 == "signal" && $2 == b && $3 == n++ && $5 <= 0 && $6 >= 0 { print $4 }' \
+        "$work/generate.log" | xargs)" = "$(xargs <<<"$ids")" ] || fail "--signals of branch $branch"
+done
+wrong() { # status, words in the message, arguments
+    greedy "${@:3}" >/dev/null
+    [ $? = "$1" ] || fail "${*:3} is not refused with $1"
+    grep -qF -- "$2" "$work/generate.log" || fail "${*:3}: $(cat "$work/generate.log")"
+}
+wrong 2 'ID:VALUE' --bias 7
+wrong 2 '-1000 to 1000' --bias 7:1001
+wrong 2 '1 to 128 bytes' --stop ''
+wrong 2 'at most 8' --stop a --stop b --stop c --stop d --stop e --stop f --stop g --stop h --stop i
+wrong 1 'ids are below' --stop-token 4000000
+wrong 1 'ids are below' --bias 4000000:1
+wrong 1 '--chat=FAMILY takes llama-2, llama-3' --chat
+echo "dynasor-generate stops, biases and says its signals"
+
 stream() { # programs seed
     "$build/examples/stream" --socket "$socket" --seed "$2" --max-tokens 60 --programs "$1" "$prompt" \
         2>"$work/stream.log" |
@@ -64,9 +111,14 @@ for ranks in 1 2; do
     daemon --policy "$work/model" --set engine.ranks=$ranks --set engine.float32=$((ranks - 1)) ||
         fail "the daemon does not start with $ranks ranks"
     grep -q 'policy: LlamaForCausalLM' "$work/daemon.log" || fail "the log does not name the model"
+    grep -q 'no template that we know; \[engine\] chat takes llama-2, llama-3' "$work/daemon.log" ||
+        fail "the log does not name the chat templates"
     if [ $ranks = 1 ]; then
+        before=$(allocated)
+        [ ${#counted[@]} = 0 ] || [ "$before" -gt 0 ] || fail "the daemon's allocations are not counted"
         for n in $(seq $programs); do stream 1 $((41 + n)); done >"$work/alone"
         stream $programs 42 >"$work/crowd"
+        [ "$(allocated)" = "$before" ] || fail "$(($(allocated) - before)) allocations while serving"
         diff "$work/wanted" "$work/alone" >"$work/diff.log" || fail "tokens differ, alone"
         diff "$work/wanted" "$work/crowd" >"$work/diff.log" || fail "tokens differ, in a crowd"
         "$build/examples/hello" --socket "$socket" "$prompt" >"$work/hello" || fail "hello"
@@ -153,8 +205,20 @@ refused tokenizer.json -- --policy "$work/no-tokens"
 broken cut && truncate -s -100 "$work/cut/model.safetensors"
 refused model.safetensors -- --policy "$work/cut"
 broken other && sed -i 's/"num_hidden_layers": 3/"num_hidden_layers": 4/' "$work/other/config.json"
-refused 'model.layers.3' -- --policy "$work/other"
+refused 'model.layers.3' "$work/other: " -- --policy "$work/other"
 broken strange && sed -i 's/"vocab_size"/"alibi": true, "vocab_size"/' "$work/strange/config.json"
 refused alibi config.json -- --policy "$work/strange"
 refused "context of 1000000" 2048 -- --policy "$work/model" --set engine.context_tokens=1000000
+refused "$work/model: " 'cannot be split over 4 ranks' -- --policy "$work/model" --set engine.ranks=4 \
+    --set engine.threads=4
+refused '[engine] threads = 1: accepted 4 to 1024 with [engine] ranks = 4' -- --policy "$work/model" \
+    --set engine.ranks=4 --set engine.threads=1
+# A reward model reads the policy's tokens: it must have them all, and mean the same by each.
+demo_reward "$work/other-tokens" || fail "no reward model"
+sed -i 's/"0":15,"1":16/"1":15,"0":16/' "$work/other-tokens/tokenizer.json"
+cmp -s "$work/other-tokens/tokenizer.json" "$work/model/tokenizer.json" && fail "the tokenizers are the same"
+refused "$work/other-tokens: its tokenizer differs from the policy's at token 15" -- \
+    --policy "$work/model" --reward "$work/other-tokens"
+refused 'reward-process: its vocabulary has 256 tokens, fewer' -- \
+    --policy "$work/model" --reward tests/golden/models/reward-process
 echo "folders with something wrong were refused by name"

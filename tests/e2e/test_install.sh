@@ -51,6 +51,7 @@ done <<'END'
 755 usr/bin/dynasorctl
 755 usr/bin/dynasor-generate
 644 usr/include/dynasor/client.h
+644 usr/include/dynasor/custom.h
 644 usr/include/dynasor/types.h
 644 usr/lib/libdynasor-client.so.1
 644 usr/lib/libdynasor-client.a
@@ -107,7 +108,7 @@ cflags=$(pc --cflags) shared=$(pc --libs) static=$(pc --static --libs)
 mkdir "$work/src" "$work/bin"
 cp client/examples/*.c "$work/src/" # so that nothing of this tree can be included by chance
 cd "$work/src" || exit 1
-for name in hello stream own_loop; do
+for name in hello stream own_loop my_sc; do
     # shellcheck disable=SC2086 # flags are words
     {
         "${CC:-cc}" -std=c11 -Wall -Wextra -Werror -D_GNU_SOURCE $cflags $name.c -o "$work/bin/$name" \

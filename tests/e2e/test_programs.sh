@@ -64,12 +64,16 @@ programs() {
         echo "== $algorithm"
         reason --tokens "$@" "$algorithm" || fail "$algorithm"
     done
+    echo "== sc_cot"
+    reason --tokens --set cap=4 --max-tokens 96 sc_cot || fail "sc_cot"
+    echo "== guided"
+    reason --tokens --set guided=2 --profile cot-crazy --max-tokens 160 cot || fail "cot, guided"
 }
 programs >"$work/first"
-for word in single sc best_of_n cot rebase mcts beam; do
+for word in single sc best_of_n cot rebase mcts beam sc_cot guided; do
     grep -qx "== $word" "$work/first" || fail "no $word"
 done
-[ "$(grep -c '^verdict' "$work/first")" = 7 ] || fail "results are missing"
+[ "$(grep -c '^verdict' "$work/first")" = 9 ] || fail "results are missing"
 level=$(sed -n 's/.*backend cpu \([a-z0-9]*\), bf16.*/\1/p' "$work/daemon.log")
 [ -n "$level" ] || fail "the log names no instruction set"
 if [ "${1:-}" = --write ]; then
@@ -79,7 +83,7 @@ fi
 awk -v l="## $level" '/^## /{ on = $0 == l; next } on' $golden >"$work/wanted"
 [ -s "$work/wanted" ] || programs >"$work/wanted"
 diff "$work/wanted" "$work/first" >"$work/diff.log" || fail "results differ from the stored ones ($level)"
-echo "seven algorithms gave the stored tokens, answers and costs ($level)"
+echo "eight algorithms gave the stored tokens, answers and costs ($level)"
 
 # Thresholds. With this seed two of the first five answers agree: a threshold of 0 stops SC there.
 few() { reason --set cap=8 --answer number --max-tokens 12 --seed 4 "$@" sc; }
@@ -122,6 +126,7 @@ control profile show sc-math | diff - "$work/shown" >"$work/diff.log" || fail "a
 sed 's/^name = .*/name = mine/; s/^5 = .*/5 = 0/' "$work/shown" >"$work/profiles/a.profile"
 control profile load "$work/profiles/a.profile" || fail "load"
 [ "$(knob --profile mine)" = 5 ] || fail "the loaded profile does not hold"
+refused 'sc-math' directory -- control profile save sc-math
 sed 's/^5 = .*/5 = 7/' "$work/profiles/a.profile" >"$work/b.profile"
 refused "$work/b.profile:" certainty '0 to 1' -- control profile load "$work/b.profile"
 [ "$(knob --profile mine)" = 5 ] || fail "a refused file changed the profile"
@@ -130,6 +135,17 @@ control set default.sc mine || fail "default"
 stop
 start --set profiles.directory="$work/profiles" --set profiles.sc=mine || fail "the daemon does not start again"
 [ "$(knob)" = 5 ] || fail "the profile of the configuration does not hold"
+# What is saved holds after the next start, also where the file has another name, and nothing else does.
+control set mine.certainty.5 0.7 && control set sc-gsm8k.certainty.5 0 && control set sc-math.certainty.5 0 || fail "set"
+control profile save mine | grep -qx "saved to $work/profiles/a.profile" || fail "save to its own file"
+control profile save sc-gsm8k >/dev/null || fail "save of one that is built in"
+refused nothing 'profile list' -- control profile save nothing
+printf 'half' >"$work/profiles/sc-math.profile.new"
+control profile show sc-gsm8k >"$work/shown"
+stop
+start --set profiles.directory="$work/profiles" --set profiles.sc=mine || fail "the daemon does not start with what was saved"
+[ "$(knob) $(knob --profile sc-gsm8k) $(knob --profile sc-math)" = "8 5 8" ] || fail "what was saved does not hold"
+control profile show sc-gsm8k | diff - "$work/shown" >"$work/diff.log" || fail "it is not what was saved"
 stop
 if [ "$(id -u)" = 0 ] && command -v setpriv >/dev/null; then # a member of the socket's group may look, not touch
     chmod 755 "$work"

@@ -40,15 +40,39 @@ static struct wire_limits limits_of(uint8_t choice)
 static void judge_fault(enum wire_verdict verdict, const struct wire_fault *fault)
 {
     must(fault->status > 0 && fault->status < DYNASOR_STATUS_COUNT);
-    must(fault->field > 0 && fault->field < DYNASOR_FIELD_COUNT && fault->reserved == 0);
+    must((fault->field > 0 || fault->status == DYNASOR_E_RESTARTED) &&
+         fault->field < DYNASOR_FIELD_COUNT && fault->reserved == 0);
     must((verdict == WIRE_VIOLATION) == (fault->status == DYNASOR_E_PROTOCOL));
+}
+
+static int utf8_valid(const uint8_t *s, uint32_t bytes);
+
+static void judge_command(const struct wire_command *c)
+{
+    static const uint8_t used[DYNASOR_COMMAND_COUNT] = {0, 36, 32, 32, 4, 0, 0, 12, 8};
+    must(c->command > 0 && c->command < DYNASOR_COMMAND_COUNT);
+    must(zero((const uint8_t *)&c->u + used[c->command], 36u - used[c->command]));
+    must(c->command == DYNASOR_COMMAND_GIVE
+             ? c->bytes >= 1 && c->bytes <= 36 && utf8_valid(c->u.text, c->bytes) &&
+                   zero(c->u.text + c->bytes, 36u - c->bytes)
+             : c->bytes == 0);
+    must(c->flags == 0 || c->command == DYNASOR_COMMAND_FORK ||
+         c->command == DYNASOR_COMMAND_PROBE);
+    must((c->flags & ~7) == 0);
+    if (c->flags & WIRE_COMMAND_SAMPLING)
+        must(c->u.begin.temperature >= 0 && c->u.begin.temperature <= 100 && c->u.begin.top_p > 0 &&
+             c->u.begin.top_p <= 1 && c->u.begin.min_p >= 0 && c->u.begin.min_p <= 1);
 }
 
 static void judge_record(const union wire_record *r, const struct wire_limits *limits)
 {
     const uint8_t *bytes = (const uint8_t *)r;
-    must(r->op >= WIRE_OP_SUBMIT && r->op <= WIRE_OP_RELEASE);
+    must(r->op >= WIRE_OP_SUBMIT && r->op <= WIRE_OP_COMMAND);
     must(r->cancel.index < limits->programs_count);
+    if (r->op == WIRE_OP_COMMAND) {
+        judge_command(&r->command);
+        return;
+    }
     if (r->op != WIRE_OP_SUBMIT) {
         must(zero(bytes + 1, 3) && zero(bytes + 16, 40));
         return;

@@ -45,6 +45,16 @@ seed('record', 'payload-end', submit(1, 1, 0, 9, 64, pack('Q<', 4032)) . "\x1f")
 seed('record', 'cancel', pack('C x3 V Q< x40', 2, 3, 9) . $ways);
 seed('record', 'release', pack('C x3 V Q< x40', 3, 3, 9) . $ways);
 seed('record', 'op', pack('C x55', 9) . $ways);
+sub command { # command flags bytes branch last36
+    return pack('C C C C V Q< V a36', 4, @_[0, 1, 2], 3, 9, @_[3, 4]) . $ways;
+}
+seed('record', 'give', command(1, 0, 5, 0, 'hello'));
+seed('record', 'fork', command(2, 7, 0, 0, pack('V V V f< f< f< V V', ~0 & 0xffffffff, 0, 64, 0.8, 1, 0, 40, 3)));
+seed('record', 'probe', command(3, 0, 0, 1, pack('V V V x16 V', 0, 12, 20, 2)));
+seed('record', 'extend', command(4, 0, 0, 0, pack('V', 32)));
+seed('record', 'kill', command(6, 0, 0, 1, ''));
+seed('record', 'report', command(7, 0, 0, 0, pack('V V f<', 3, 8, 0.75)));
+seed('record', 'finish', command(8, 0, 0, 1, pack('V V', 1, 1)));
 
 my $honest = "\x02" . "\x02\0\0\0\0\0\0"; # a record whose words are small
 seed('ring', 'laps', ($honest . "\x05") x 20);

@@ -191,11 +191,12 @@ SPOIL(spec_newer, to_payload(r, arena, 100); arena[0] = 72;)
 SPOIL(resume_tokens, to_payload(r, arena, 100); arena[4] = 0xff; arena[5] = 0xff;)
 SPOIL(resume_text, to_payload(r, arena, 100); arena[15] = 1;)
 SPOIL(op_0, r->submit.op = 0;)
-SPOIL(op_4, r->submit.op = 4;)
+SPOIL(op_5, r->submit.op = 5;)
 SPOIL(index_512, r->submit.index = DYNASOR_PROGRAMS_MAX;)
 SPOIL(index_most, r->submit.index = UINT32_MAX;)
 SPOIL(id_0, r->submit.program_id = 0;)
 SPOIL(flags_4, r->submit.flags = 4;)
+SPOIL(flags_8, r->submit.flags = 8;)
 SPOIL(inline_25, r->submit.bytes = 25;)
 SPOIL(inline_tail, r->submit.u.prompt[23] = 1;)
 SPOIL(offset_odd, to_payload(r, arena, 50); r->submit.u.payload.offset = 32;)
@@ -216,7 +217,7 @@ static const struct bad_record refusals[] = {
     {"max_tokens + 1", tokens_many, DYNASOR_E_INVALID, F(MAX_TOKENS), 1, MAX_TOKENS,
      MAX_TOKENS + 1},
     {"max_tokens most", tokens_most, DYNASOR_E_INVALID, F(MAX_TOKENS), 1, MAX_TOKENS, UINT32_MAX},
-    {"algorithm", algorithm_9, DYNASOR_E_UNSUPPORTED, F(ALGORITHM), 0, 6, 9},
+    {"algorithm", algorithm_9, DYNASOR_E_UNSUPPORTED, F(ALGORITHM), 0, 8, 9},
     {"streams 0", streams_0, DYNASOR_E_INVALID, F(STREAMS), 1, 7, 0},
     {"streams 8", streams_8, DYNASOR_E_INVALID, F(STREAMS), 1, 7, 8},
     {"empty prompt", prompt_empty, DYNASOR_E_INVALID, F(PROMPT_BYTES), 1, PROMPT_MAX, 0},
@@ -239,12 +240,13 @@ static const struct bad_record refusals[] = {
 };
 
 static const struct bad_record violations[] = {
-    {"op 0", op_0, DYNASOR_E_PROTOCOL, F(RECORD_OP), 1, 3, 0},
-    {"op 4", op_4, DYNASOR_E_PROTOCOL, F(RECORD_OP), 1, 3, 4},
+    {"op 0", op_0, DYNASOR_E_PROTOCOL, F(RECORD_OP), 1, 4, 0},
+    {"op 5", op_5, DYNASOR_E_PROTOCOL, F(RECORD_OP), 1, 4, 5},
     {"index 512", index_512, DYNASOR_E_PROTOCOL, F(RECORD_INDEX), 0, 511, 512},
     {"index most", index_most, DYNASOR_E_PROTOCOL, F(RECORD_INDEX), 0, 511, UINT32_MAX},
     {"program 0", id_0, DYNASOR_E_PROTOCOL, F(PROGRAM_ID), 1, UINT64_MAX, 0},
     {"flags 4", flags_4, DYNASOR_E_PROTOCOL, F(RECORD_RESERVED), 0, 3, 4},
+    {"flags 8", flags_8, DYNASOR_E_PROTOCOL, F(RECORD_RESERVED), 0, 7, 8},
     {"25 bytes inline", inline_25, DYNASOR_E_PROTOCOL, F(PROMPT_BYTES), 1, 24, 25},
     {"inline tail", inline_tail, DYNASOR_E_PROTOCOL, F(RECORD_RESERVED), 0, 0, 1},
     {"offset 32", offset_odd, DYNASOR_E_PROTOCOL, F(PAYLOAD_OFFSET), 0, ARENA - 66, 32},

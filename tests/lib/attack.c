@@ -159,7 +159,7 @@ static void choose_flip(struct attacker *a, struct flipper *f, struct ring_slot 
 
     switch (rng_below(&a->rng, 6)) {
     case 0:
-        bad.submit.op = (uint8_t)(4 + rng_below(&a->rng, 252));
+        bad.submit.op = (uint8_t)(WIRE_OP_COMMAND + rng_below(&a->rng, 252));
         break;
     case 1:
         bad.submit.index = (uint32_t)rng_next(&a->rng) | 0x200;

@@ -9,7 +9,7 @@
 
 #define ANSWERS_MAX 64u /* of one question */
 #define ROWS_MAX 4096u
-#define THRESHOLDS 99u
+#define THRESHOLDS 999u
 
 void labels_read(const char *path, struct labels *ret_labels)
 {

@@ -18,7 +18,7 @@
 
 static const struct kind {
     const char *config;
-    bool biases, more_biases, qk_norms, after_norms, head, score, bert;
+    bool biases, more_biases, qk_norms, after_norms, fused, head, score, bert;
 } kinds[TINY_KIND_COUNT] = {
     [TINY_LLAMA] = {.config = "\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\","
                               "\"hidden_act\":\"silu\",\"tie_word_embeddings\":false,"
@@ -48,6 +48,15 @@ static const struct kind {
                          "\"attn_logit_softcapping\":50.0,\"final_logit_softcapping\":30.0,"
                          "\"sliding_window\":40,\"rope_theta\":10000.0,\"rms_norm_eps\":1e-6",
                      .after_norms = true},
+    [TINY_PHI3] = {.config = "\"architectures\":[\"Phi3ForCausalLM\"],\"model_type\":\"phi3\","
+                             "\"hidden_act\":\"silu\",\"tie_word_embeddings\":false,"
+                             "\"partial_rotary_factor\":0.75,\"sliding_window\":70,"
+                             "\"original_max_position_embeddings\":128,\"rope_scaling\":{"
+                             "\"type\":\"longrope\",\"short_factor\":[1,1,1.1,1.2,1.3,1.5],"
+                             "\"long_factor\":[1,1.1,1.5,2.3,4,6]},"
+                             "\"rope_theta\":10000.0,\"rms_norm_eps\":1e-5",
+                   .fused = true,
+                   .head = true},
     [TINY_REWARD] = {.config = "\"architectures\":[\"Qwen2ForSequenceClassification\"],"
                                "\"model_type\":\"qwen2\",\"num_labels\":1,"
                                "\"id2label\":{\"0\":\"LABEL_0\"},\"label2id\":{\"LABEL_0\":0},"
@@ -68,6 +77,7 @@ struct writer {
     char header[HEADER_BYTES_MAX];
     size_t header_bytes;
     uint64_t data_bytes;
+    uint32_t vocabulary;
     struct rng rng;
 };
 
@@ -105,21 +115,31 @@ static void put_linear(struct writer *w, uint32_t n, uint32_t k, bool bias, cons
         put(w, n, 0, 0, 0.2f, "%s%u.%s.bias", prefix, layer, name);
 }
 
+/* What goes into attention and into the gate, and what comes out of attention. */
+static void put_matrices(struct writer *w, const struct kind *kind, const char *prefix, uint32_t i)
+{
+    const uint32_t q = HEADS * HEAD_DIM, kv = KV_HEADS * HEAD_DIM;
+    if (kind->fused) {
+        put_linear(w, TINY_HIDDEN, q, kind->more_biases, prefix, i, "self_attn.o_proj");
+        put_linear(w, q + 2 * kv, TINY_HIDDEN, false, prefix, i, "self_attn.qkv_proj");
+        put_linear(w, 2 * INNER, TINY_HIDDEN, false, prefix, i, "mlp.gate_up_proj");
+        return;
+    }
+    put_linear(w, q, TINY_HIDDEN, kind->biases, prefix, i, "self_attn.q_proj");
+    put_linear(w, kv, TINY_HIDDEN, kind->biases, prefix, i, "self_attn.k_proj");
+    put_linear(w, kv, TINY_HIDDEN, kind->biases, prefix, i, "self_attn.v_proj");
+    put_linear(w, TINY_HIDDEN, q, kind->more_biases, prefix, i, "self_attn.o_proj");
+    put_linear(w, INNER, TINY_HIDDEN, kind->more_biases, prefix, i, "mlp.gate_proj");
+    put_linear(w, INNER, TINY_HIDDEN, kind->more_biases, prefix, i, "mlp.up_proj");
+}
+
 static void put_decoder(struct writer *w, const struct kind *kind)
 {
     static const char prefix[] = "model.layers.";
     float one = kind->after_norms ? 0 : 1; /* Gemma writes w of (1 + w) */
-    put(w, TINY_VOCABULARY, TINY_HIDDEN, 0, 1, "model.embed_tokens.weight");
+    put(w, w->vocabulary, TINY_HIDDEN, 0, 1, "model.embed_tokens.weight");
     for (uint32_t i = 0; i < TINY_LAYERS; i++) {
-        put_linear(w, HEADS * HEAD_DIM, TINY_HIDDEN, kind->biases, prefix, i, "self_attn.q_proj");
-        put_linear(w, KV_HEADS * HEAD_DIM, TINY_HIDDEN, kind->biases, prefix, i,
-                   "self_attn.k_proj");
-        put_linear(w, KV_HEADS * HEAD_DIM, TINY_HIDDEN, kind->biases, prefix, i,
-                   "self_attn.v_proj");
-        put_linear(w, TINY_HIDDEN, HEADS * HEAD_DIM, kind->more_biases, prefix, i,
-                   "self_attn.o_proj");
-        put_linear(w, INNER, TINY_HIDDEN, kind->more_biases, prefix, i, "mlp.gate_proj");
-        put_linear(w, INNER, TINY_HIDDEN, kind->more_biases, prefix, i, "mlp.up_proj");
+        put_matrices(w, kind, prefix, i);
         put_linear(w, TINY_HIDDEN, INNER, kind->more_biases, prefix, i, "mlp.down_proj");
         put(w, TINY_HIDDEN, 0, one, 0.3f, "%s%u.input_layernorm.weight", prefix, i);
         put(w, TINY_HIDDEN, 0, one, 0.3f, "%s%u.post_attention_layernorm.weight", prefix, i);
@@ -134,7 +154,7 @@ static void put_decoder(struct writer *w, const struct kind *kind)
     }
     put(w, TINY_HIDDEN, 0, one, 0.3f, "model.norm.weight");
     if (kind->head)
-        put(w, TINY_VOCABULARY, TINY_HIDDEN, 0, 0.2f, "lm_head.weight");
+        put(w, w->vocabulary, TINY_HIDDEN, 0, 0.2f, "lm_head.weight");
     if (kind->score)
         put(w, 1, TINY_HIDDEN, 0, 0.2f, "score.weight");
 }
@@ -149,7 +169,7 @@ static void put_encoder(struct writer *w)
 {
     static const char prefix[] = "encoder.layer.";
     char name[128];
-    put(w, TINY_VOCABULARY, TINY_HIDDEN, 0, 1, "embeddings.word_embeddings.weight");
+    put(w, w->vocabulary, TINY_HIDDEN, 0, 1, "embeddings.word_embeddings.weight");
     put(w, TINY_CONTEXT, TINY_HIDDEN, 0, 1, "embeddings.position_embeddings.weight");
     put(w, 2, TINY_HIDDEN, 0, 1, "embeddings.token_type_embeddings.weight");
     put_layer_norm(w, "embeddings.LayerNorm");
@@ -176,25 +196,25 @@ static FILE *create(const char *folder, const char *name)
     return file;
 }
 
-static void write_config(const char *folder, const struct kind *kind)
+static void write_config(const char *folder, const struct kind *kind, uint32_t vocabulary)
 {
     FILE *file = create(folder, "config.json");
     (void)fprintf(file,
                   "{%s,\"vocab_size\":%u,\"hidden_size\":%u,\"num_hidden_layers\":%u,"
                   "\"num_attention_heads\":%u,\"intermediate_size\":%u,"
                   "\"max_position_embeddings\":%u,\"torch_dtype\":\"float32\"",
-                  kind->config, TINY_VOCABULARY, TINY_HIDDEN, TINY_LAYERS, HEADS, INNER,
-                  TINY_CONTEXT);
+                  kind->config, vocabulary, TINY_HIDDEN, TINY_LAYERS, HEADS, INNER, TINY_CONTEXT);
     if (!kind->bert)
         (void)fprintf(file, ",\"num_key_value_heads\":%u,\"head_dim\":%u", KV_HEADS, HEAD_DIM);
     (void)fprintf(file, "}\n");
     CHECK(fclose(file) == 0, "config.json: %m");
 }
 
-static void write_weights(const char *folder, const struct kind *kind, uint64_t seed)
+static void write_weights(const char *folder, const struct kind *kind, uint64_t seed,
+                          uint32_t vocabulary)
 {
     static struct writer w;
-    w = (struct writer){.data = tmpfile(), .rng = {.state = seed}};
+    w = (struct writer){.data = tmpfile(), .vocabulary = vocabulary, .rng = {.state = seed}};
     CHECK(w.data, "tmpfile: %m");
     w.header[w.header_bytes++] = '{';
     if (kind->bert)
@@ -218,10 +238,15 @@ static void write_weights(const char *folder, const struct kind *kind, uint64_t 
 
 char *tiny_write(enum tiny_kind kind, uint64_t seed)
 {
+    return tiny_write_vocabulary(kind, seed, TINY_VOCABULARY);
+}
+
+char *tiny_write_vocabulary(enum tiny_kind kind, uint64_t seed, uint32_t vocabulary)
+{
     char *folder = strdup("/tmp/dynasor-tiny-XXXXXX");
     CHECK(folder && mkdtemp(folder), "mkdtemp: %m");
-    write_config(folder, &kinds[kind]);
-    write_weights(folder, &kinds[kind], seed);
+    write_config(folder, &kinds[kind], vocabulary);
+    write_weights(folder, &kinds[kind], seed, vocabulary);
     return folder;
 }
 

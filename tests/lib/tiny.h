@@ -9,11 +9,13 @@ enum tiny_kind {
     TINY_QWEN2 = 1,  /* biases, tied */
     TINY_QWEN3 = 2,  /* query and key norms */
     TINY_BIASED = 3, /* Llama with a bias at every matrix */
-    TINY_GEMMA2 = 4, /* norms behind, windows, softcaps, embedding scale; last that writes */
-    TINY_REWARD = 5, /* Qwen2ForSequenceClassification */
-    TINY_BERT = 6,
-    TINY_KIND_COUNT = 7,
+    TINY_GEMMA2 = 4, /* norms behind, windows, softcaps, embedding scale */
+    TINY_PHI3 = 5,   /* fused matrices, partial rotation, longrope, windows; last that writes */
+    TINY_REWARD = 6, /* Qwen2ForSequenceClassification */
+    TINY_BERT = 7,
+    TINY_KIND_COUNT = 8,
 };
+#define TINY_WRITERS_COUNT (TINY_PHI3 + 1u)
 
 #define TINY_VOCABULARY 320u
 #define TINY_LAYERS 2u
@@ -22,4 +24,6 @@ enum tiny_kind {
 
 /* Makes a new folder below the build folder's tmp and returns its path; removed by tiny_remove(). */
 char *tiny_write(enum tiny_kind kind, uint64_t seed);
+/* The same with another vocabulary than TINY_VOCABULARY. */
+char *tiny_write_vocabulary(enum tiny_kind kind, uint64_t seed, uint32_t vocabulary);
 void tiny_remove(char *folder);

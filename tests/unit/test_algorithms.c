@@ -1,6 +1,6 @@
-/* tests/unit/test_algorithms.c: the reasoning algorithms on a scheduler of our own, which makes up tokens and
- * scores, gives them out in any order, and refuses at random. What an algorithm decides, its tokens and its
- * costs must not depend on that. REBASE's trees, the search, probe exit, the first M of n and DeepConf's bar
+/* tests/unit/test_algorithms.c: the reasoning algorithms on a scheduler that makes up tokens and scores, gives
+ * them out in any order, and refuses at random (made_up.h). What an algorithm decides, its tokens and its
+ * costs must not depend on that. REBASE's trees, the search, the first M of n and DeepConf's bar
  * are held to references written apart. */
 #include <inttypes.h>
 #include <math.h>
@@ -15,366 +15,8 @@
 #include <time.h>
 #include <cmocka.h>
 
-#include "daemon/base/rng.h"
-#include "daemon/program/algorithms.h"
 #include "daemon/program/profile.h"
-#include "daemon/program/runs.h"
-#include "tests/lib/check.h"
-
-/* ---- a scheduler that makes things up ---------------------------------------------------------- */
-
-#define SEQS_MAX 4096u
-#define CONTEXT 1024u
-#define BRANCHES_MAX 2048u
-#define RUNS_MAX 80u
-#define END 256u /* token that ends a text; others are bytes */
-
-enum seq_state { FREE = 0, RUNS, PAUSED };
-
-struct seq {
-    enum seq_state state;
-    bool stem;
-    struct sched_seq_args args;
-    uint32_t count; /* tokens */
-    uint32_t own_first;
-    uint32_t told; /* of own */
-    uint32_t tokens[CONTEXT];
-};
-
-struct sched {
-    struct seq *seqs;
-    uint32_t fresh;
-    uint32_t used;
-    uint64_t read_tokens; /* given to forks and roots */
-    struct rng rng;
-    uint32_t lazy;    /* of 100: how often a sequence has no row in a step */
-    uint32_t refuses; /* of 100 */
-    uint32_t *order;  /* [SEQS_MAX] of the step's results */
-    uint32_t results;
-    uint32_t next;
-    bool is_reward;
-};
-
-typedef uint32_t writer(const struct seq *seq, uint32_t position);
-static writer *write_token;
-static bool is_measured; /* scores and confidences are not made up */
-static float confidence_of(uint64_t seed, uint32_t key, uint32_t position)
-{
-    return 1 + (float)(rng_u32(seed ^ 77, key, position) % 1000) / 256; /* sums are exact */
-}
-
-static struct sched *sched_make(bool is_reward)
-{
-    struct sched *s = calloc(1, sizeof *s);
-    CHECK(s, "%m");
-    s->seqs = calloc(SEQS_MAX, sizeof *s->seqs);
-    s->order = calloc(SEQS_MAX, sizeof *s->order);
-    CHECK(s->seqs && s->order, "%m");
-    s->is_reward = is_reward;
-    return s;
-}
-
-static void sched_unmake(struct sched *s)
-{
-    assert_int_equal(s->used, 0);
-    free(s->order);
-    free(s->seqs);
-    free(s);
-}
-
-bool sched_fits(const struct sched *s, uint64_t tokens)
-{
-    (void)s;
-    return tokens <= CONTEXT;
-}
-
-static int seq_make(struct sched *s, const struct seq *parent, const struct sched_seq_args *args,
-                    uint32_t *ret_seq)
-{
-    uint32_t i = 0, running = 0;
-    for (; i < s->fresh; i++)
-        running += s->seqs[i].state == RUNS;
-    if (running && rng_below(&s->rng, 100) < s->refuses) /* they will make room */
-        return SCHED_E_FULL;
-    i = 0;
-    while (i < SEQS_MAX && s->seqs[i].state != FREE)
-        i++;
-    CHECK(i < SEQS_MAX, "too many");
-    struct seq *q = &s->seqs[i];
-    q->state = RUNS;
-    q->args = *args;
-    q->stem = args->stem;
-    q->count = parent ? parent->count : 0;
-    if (parent)
-        memcpy(q->tokens, parent->tokens, parent->count * sizeof *q->tokens);
-    CHECK(q->count + args->prompt_tokens + args->max_tokens <= CONTEXT, "too long");
-    CHECK(q->count + args->prompt_tokens > 0, "nothing to read");
-    CHECK(!(parent && s->is_reward) || args->prompt_tokens > 0, "nothing new to read");
-    memcpy(q->tokens + q->count, args->prompt, args->prompt_tokens * sizeof *q->tokens);
-    q->count += args->prompt_tokens;
-    q->own_first = q->count;
-    q->told = 0;
-    s->read_tokens += args->prompt_tokens;
-    s->fresh = i >= s->fresh ? i + 1 : s->fresh;
-    s->used++;
-    *ret_seq = i;
-    return SCHED_OK;
-}
-
-static struct seq *seq_of(struct sched *s, uint32_t seq)
-{
-    CHECK(seq < SEQS_MAX && s->seqs[seq].state != FREE, "sequence %u is not there", seq);
-    return &s->seqs[seq];
-}
-
-int sched_add(struct sched *s, const struct sched_seq_args *args, uint32_t *ret_seq)
-{
-    return seq_make(s, NULL, args, ret_seq);
-}
-
-int sched_fork(struct sched *s, uint32_t parent, const struct sched_seq_args *args,
-               uint32_t *ret_seq)
-{
-    return seq_make(s, seq_of(s, parent), args, ret_seq);
-}
-
-void sched_remove(struct sched *s, uint32_t seq)
-{
-    seq_of(s, seq)->state = FREE;
-    s->used--;
-}
-
-void sched_pause(struct sched *s, uint32_t seq)
-{
-    seq_of(s, seq)->state = PAUSED;
-}
-
-void sched_resume(struct sched *s, uint32_t seq)
-{
-    CHECK(!seq_of(s, seq)->stem, "a stem is done");
-    seq_of(s, seq)->state = RUNS;
-}
-
-uint32_t sched_poll(struct sched *s, uint64_t now_ns)
-{
-    (void)now_ns;
-    assert_int_equal(s->results, s->next);
-    s->results = s->next = 0;
-    for (uint32_t i = 0; i < s->fresh; i++)
-        if (s->seqs[i].state == RUNS && (!s->lazy || rng_below(&s->rng, 100) >= s->lazy))
-            s->order[s->results++] = i;
-    for (uint32_t i = s->results; s->lazy && i > 1; i--) {
-        uint32_t k = (uint32_t)rng_below(&s->rng, i), swap = s->order[k];
-        s->order[k] = s->order[i - 1];
-        s->order[i - 1] = swap;
-    }
-    return s->results;
-}
-
-static uint64_t hash_of(const uint32_t *tokens, uint32_t count)
-{
-    uint64_t hash = 5;
-    for (uint32_t i = 0; i < count; i++)
-        hash = (hash ^ tokens[i]) * 0x9e3779b97f4a7c15u + (hash >> 29);
-    return hash ^ hash >> 32;
-}
-
-static float score_of(const uint32_t *tokens, uint32_t count)
-{
-    return (float)(hash_of(tokens, count) % 997) / 997;
-}
-
-bool sched_next(struct sched *s, struct sched_result *ret)
-{
-    while (s->next < s->results) {
-        uint32_t idx = s->order[s->next++];
-        struct seq *q = &s->seqs[idx];
-        if (q->state != RUNS)
-            continue; /* it was removed, or paused, by what came before it in this step */
-        *ret = (struct sched_result){.user = q->args.user, .seq = idx};
-        if (q->stem) {
-            ret->kind = SCHED_READY;
-            if (q->args.want & SCHED_WANT_SCORE)
-                ret->score = score_of(q->tokens, q->count);
-            q->state = PAUSED;
-            return true;
-        }
-        CHECK(q->told < q->args.max_tokens, "nobody took it out");
-        ret->position = q->told;
-        ret->sampled.token = write_token(q, q->told);
-        q->tokens[q->count++] = ret->sampled.token;
-        q->told++;
-        if (is_measured)
-            return true;
-        ret->sampled.log_probability =
-            -(float)(rng_u32(q->args.seed, q->args.branch ^ 9, ret->position) % 100) / 50;
-        ret->sampled.confidence = confidence_of(q->args.seed, q->args.branch, ret->position);
-        return true;
-    }
-    return false;
-}
-
-uint64_t sched_due_ns(const struct sched *s)
-{
-    (void)s;
-    return 0;
-}
-
-int sched_fd(const struct sched *s)
-{
-    (void)s;
-    return -1;
-}
-
-/* ---- what is written ------------------------------------------------------------------------------ */
-
-/* Letters, digits, ends of lines and of the text, by nothing but seed, branch key and position. */
-static uint32_t write_anything(const struct seq *q, uint32_t position)
-{
-    uint32_t h = rng_u32(q->args.seed, q->args.branch, position);
-    if (h % 13 == 0)
-        return '\n';
-    if (h % 53 == 1)
-        return END;
-    return h % 3 == 0 ? '0' + h / 7 % 3 : 'a' + h / 11 % 26;
-}
-
-/* ---- one program -------------------------------------------------------------------------------- */
-
-struct job {
-    struct run_args args;
-    struct policy_options policy;
-    uint32_t prompt[8];
-};
-
-struct outcome {
-    bool done;
-    struct run_result result;
-    struct run_cost cost;
-    uint64_t said; /* hash of its tokens */
-    uint32_t said_count;
-    uint32_t answer_bytes;
-    char answer[ANSWER_BYTES_MAX];
-};
-
-struct rig {
-    struct sched *sched[2];
-    struct runs *runs;
-    struct run_texts texts;
-};
-
-static void rig_open(struct rig *r, uint64_t seed, uint32_t lazy, uint32_t refuses)
-{
-    static const char probe[] = "**Final Answer** \\boxed{";
-    *r = (struct rig){.sched = {sched_make(false), sched_make(true)}};
-    for (uint32_t m = 0; m < 2; m++) {
-        r->sched[m]->rng.state = seed + m;
-        r->sched[m]->lazy = lazy;
-        r->sched[m]->refuses = refuses;
-    }
-    r->texts.probe_count = sizeof probe - 1;
-    for (uint32_t i = 0; i < sizeof probe - 1; i++)
-        r->texts.probe[i] = (uint8_t)probe[i];
-    assert_int_equal(runs_new(&(struct runs_config){.runs_max = RUNS_MAX,
-                                                    .branches_max = BRANCHES_MAX,
-                                                    .context_tokens = CONTEXT,
-                                                    .policy = r->sched[0],
-                                                    .reward = r->sched[1],
-                                                    .texts = &r->texts},
-                              &r->runs),
-                     0);
-}
-
-static void rig_close(struct rig *r)
-{
-    runs_free(r->runs);
-    sched_unmake(r->sched[0]);
-    sched_unmake(r->sched[1]);
-}
-
-static const uint32_t end_token = END;
-
-static void job_make(struct job *job, uint32_t algorithm, uint64_t seed, const char *profile)
-{
-    struct profile found;
-    memset(job, 0, sizeof *job);
-    assert_int_equal(profile_find(profile, &found), 0);
-    job->policy = found.policy;
-    job->args = (struct run_args){.algorithm = algorithm_get(algorithm),
-                                  .seed = seed,
-                                  .sampling = {.repetition = 1},
-                                  .stop_tokens = (const uint8_t *)&end_token,
-                                  .stop_tokens_count = 1};
-    parameters_default(algorithm, &job->args.parameters);
-    job->args.parameters.max_tokens = 100;
-    job->args.parameters.answer = (struct answer_rule){.kind = ANSWER_NUMBER};
-    for (uint32_t i = 0; i < 8; i++)
-        job->prompt[i] = rng_u32(seed, 1, i) % 256;
-}
-
-static void set(struct job *job, uint32_t parameter, double value)
-{
-    CHECK(parameter_set(&job->args.parameters, parameter, value), "parameter %u = %g", parameter,
-          value);
-}
-
-static void outcome_take(struct run *run, struct outcome *o)
-{
-    const char *answer;
-    uint32_t count, at = 0, bytes;
-    const uint32_t *tokens;
-    memset(o, 0, sizeof *o);
-    o->done = true;
-    o->result = *run_result(run);
-    o->cost = *run_cost(run);
-    o->said = 5;
-    while (o->result.branch != RUN_NONE &&
-           (tokens = run_path(run, o->result.branch, at, &count)) != NULL) {
-        o->said = o->said * 31 + hash_of(tokens, 1);
-        at++;
-    }
-    o->said_count = at;
-    if (run_answer(run, &answer, &bytes)) {
-        memcpy(o->answer, answer, bytes);
-        o->answer_bytes = bytes;
-    }
-}
-
-/* Starts what has a place and takes what is done, until all are. */
-static void run_all(struct rig *r, struct job *jobs, struct outcome *outcomes, uint32_t count)
-{
-    uint32_t started = 0, done = 0, user, idle = 0;
-    struct run *run;
-    while (done < count) {
-        for (enum runs_result full = RUNS_OK; started < count && full == RUNS_OK;) {
-            struct job *job = &jobs[started];
-            job->args.user = started;
-            job->args.group = started;
-            job->args.policy = &job->policy;
-            full = runs_start(r->runs, &job->args, job->prompt, 8, &run);
-            CHECK(full <= RUNS_E_FULL, "refused with %d", (int)full);
-            started += full == RUNS_OK;
-        }
-        idle = runs_poll(r->runs, 0) ? 0 : idle + 1;
-        CHECK(idle < 1000, "nothing goes on: %u of %u are done", done, count);
-        while ((run = runs_news(r->runs, &user))) {
-            if (run_result(run)->end == RUN_GOES_ON)
-                continue;
-            assert_int_equal(run_result(run)->end, RUN_DONE);
-            outcome_take(run, &outcomes[user]);
-            run_stop(run);
-            done++;
-        }
-    }
-}
-
-/* All but what is lost to the schedule. */
-static bool same(const struct outcome *a, const struct outcome *b)
-{
-    struct outcome x = *a, y = *b;
-    x.cost.lost_tokens = y.cost.lost_tokens = 0;
-    return memcmp(&x, &y, sizeof x) == 0;
-}
+#include "tests/unit/made_up.h"
 
 /* ---- schedules change nothing ---------------------------------------------------------------------- */
 
@@ -393,7 +35,12 @@ static void small(struct job *job, uint32_t algorithm)
     }
     if (algorithm == DYNASOR_ALGORITHM_REBASE)
         set(job, DYNASOR_PARAMETER_CAP, (double)(1 + rng_below(&rng, 24)));
-    if (algorithm == DYNASOR_ALGORITHM_SC || algorithm == DYNASOR_ALGORITHM_BEST_OF_N)
+    if (algorithm == DYNASOR_ALGORITHM_COT)
+        set(job, DYNASOR_PARAMETER_GUIDED, (double)rng_below(&rng, 3));
+    if (algorithm == DYNASOR_ALGORITHM_COT || algorithm == DYNASOR_ALGORITHM_SC_COT)
+        set(job, DYNASOR_PARAMETER_PROBE_TOKENS, (double)(2 + rng_below(&rng, 8)));
+    if (algorithm == DYNASOR_ALGORITHM_SC || algorithm == DYNASOR_ALGORITHM_SC_COT ||
+        algorithm == DYNASOR_ALGORITHM_BEST_OF_N)
         set(job, DYNASOR_PARAMETER_CAP, (double)(1 + rng_below(&rng, 24)));
     if (algorithm == DYNASOR_ALGORITHM_BEAM) {
         set(job, DYNASOR_PARAMETER_SUBTREES, (double)(1 + rng_below(&rng, 3)));
@@ -428,6 +75,9 @@ static const struct {
     {DYNASOR_ALGORITHM_BEST_OF_N, "m_of_n"},
     {DYNASOR_ALGORITHM_BEAM, "even"},
     {DYNASOR_ALGORITHM_SC, "adaptive_consistency"},
+    {DYNASOR_ALGORITHM_SC_COT, "sc_cot-math"},
+    {DYNASOR_ALGORITHM_SC_COT, "esc"},
+    {DYNASOR_ALGORITHM_SC_COT, "deepconf"},
 };
 
 static void algorithms_decide_the_same_whatever_the_schedule(void **state)
@@ -801,105 +451,140 @@ static void algorithms_deepconf_kills_below_the_bar(void **state)
     assert_true(killed_count > 100);
 }
 
-/* ---- probes --------------------------------------------------------------------------------------------- */
+/* ---- the step tag ------------------------------------------------------------------------------------- */
 
-#define PROBES_MAX 12u
-static const char *responses[PROBES_MAX];
-static uint32_t chain_ends;
+#define TAG 'A' /* nobody writes it, but for some steps that end with it */
 
-/* A chain that says nothing, and probes that respond as they are told. */
-static uint32_t write_chain(const struct seq *q, uint32_t position)
+/* Steps of a few letters, an end now and then. */
+static uint32_t write_steps(const struct seq *q, uint32_t position)
 {
-    if (q->args.branch < 1u << 31)
-        return position + 1 == chain_ends ? END : 'x';
-    uint32_t probe = q->args.branch - (1u << 31);
-    CHECK(probe < PROBES_MAX && responses[probe], "probe %u", probe);
-    return position < strlen(responses[probe]) ? (uint8_t)responses[probe][position] : '.';
+    uint32_t h = rng_u32(q->args.seed, q->args.branch, position);
+    if (h % 6 == 0)
+        return '\n';
+    if (h % 23 == 1)
+        return END;
+    return h % 5 == 2 && position > 0 && q->tokens[q->count - 1] != TAG ? TAG : 'a' + h / 11 % 26;
 }
 
-struct probed {
-    const char *responses[PROBES_MAX];
-    uint32_t chain_ends; /* 0: never */
-    double hesitation;
-    uint32_t probes; /* asked */
-    uint32_t tokens; /* of the chain */
-    enum run_verdict verdict;
-    const char *answer;
-};
+static uint64_t tags_seen;
 
-static const struct probed probed[] = {
-    {{"8}\\]", "8}", "8}"}, 0, 1, 3, 192, RUN_SETTLED, "8"},
-    /* The words come after the brace: a probe that stopped there would not see them. */
-    {{"8}", "8}", "8} but wait", "8}", "8}", "8}"}, 0, 1, 6, 384, RUN_SETTLED, "8"},
-    {{"8}", "8}", "8}\\]\n\nHmm", "8}", "8}", "8}"}, 0, 1, 6, 384, RUN_SETTLED, "8"},
-    {{"8}", "8}", "8} but wait"}, 0, 0, 3, 192, RUN_SETTLED, "8"},
-    {{"7}", "8}", "8}", "8}"}, 0, 1, 4, 256, RUN_SETTLED, "8"},
-    {{"8}", "eight", "8}", "8}", "8}"}, 0, 1, 5, 320, RUN_SETTLED, "8"},
-    {{"}", "}", "}", "}", "}", "8}", "}"}, 0, 1, 7, 400, RUN_CAPPED, "8"},
-    {{"0.5}", "\\frac{1}{2}}", "1/2}"}, 0, 1, 3, 192, RUN_SETTLED, "1/2"},
-    {{"1}", "2}", "3}", "4}", "5}", "6}", "7}"}, 0, 1, 7, 400, RUN_CAPPED, "7"},
-    {{"1}", "2}"}, 150, 1, 2, 150, RUN_WHOLE, NULL},
-    {{"8}", "8}"}, 192, 1, 2, 192, RUN_WHOLE, NULL},
-};
+/* What the reward model is given: each step ends with one tag, that of the model's end too, and is at most as
+ * long as it may be. */
+static void see_tags(const struct seq *q)
+{
+    uint32_t length = 0;
+    CHECK(q->tokens[q->count - 1] == TAG, "it ends with %u", q->tokens[q->count - 1]);
+    for (uint32_t i = 8; i < q->count; i++) {
+        bool last = i + 1 == q->count;
+        CHECK(q->tokens[i] != END || (!last && length == 0), "an end at %u of %u", i, q->count);
+        length = q->tokens[i] == TAG ? 0 : length + 1;
+        CHECK(length <= 7, "a step of %u tokens at %u of %u", length, i, q->count);
+        CHECK(q->tokens[i] != TAG || q->tokens[i - 1] != TAG, "twice at %u", i);
+        CHECK(last || q->tokens[i] != '\n' || q->tokens[i + 1] == TAG, "no tag behind %u", i);
+    }
+    tags_seen++;
+}
 
-static void algorithms_a_chain_ends_when_its_probes_agree(void **state)
+static void algorithms_each_scored_step_ends_with_the_tag(void **state)
 {
     (void)state;
-    write_token = write_chain;
-    for (uint32_t i = 0; i < COUNT_OF(probed); i++) {
-        const struct probed *p = &probed[i];
-        struct job job;
-        struct outcome outcome;
+    enum { JOBS = 40 };
+    static struct job jobs[JOBS];
+    static struct outcome alone[JOBS], together[JOBS];
+    static const uint32_t kinds[] = {DYNASOR_ALGORITHM_REBASE, DYNASOR_ALGORITHM_MCTS,
+                                     DYNASOR_ALGORITHM_BEAM};
+    uint64_t seed = check_number("SEED", now_ns());
+    (void)printf("SEED=%" PRIu64 "\n", seed);
+    struct codec *codec = codec_make();
+    write_token = write_steps;
+    read_score = see_tags;
+    tags_seen = 0;
+    for (uint32_t i = 0; i < JOBS; i++) {
         struct rig r;
-        job_make(&job, DYNASOR_ALGORITHM_COT, 1, "cot-mid");
-        job.args.parameters.max_tokens = 400;
-        set(&job, DYNASOR_PARAMETER_HESITATION, p->hesitation);
-        memcpy(responses, p->responses, sizeof responses);
-        chain_ends = p->chain_ends;
-        rig_open(&r, 1, 0, 0);
-        run_all(&r, &job, &outcome, 1);
-        CHECK(outcome.result.verdict == p->verdict && outcome.said_count == p->tokens &&
-                  outcome.cost.branches_count == 1 + p->probes,
-              "case %u: verdict %d, %u tokens, %u probes", i, (int)outcome.result.verdict,
-              outcome.said_count, outcome.cost.branches_count - 1);
-        assert_int_equal(outcome.cost.probe_tokens, p->probes * 20);
-        assert_int_equal(outcome.cost.decoded_tokens, p->tokens);
-        /* A probe is given its text and nothing that it shares with the chain. */
-        assert_int_equal(r.sched[0]->read_tokens, 8 + p->probes * r.texts.probe_count);
-        CHECK(outcome.answer_bytes == (p->answer ? strlen(p->answer) : 0) &&
-                  (!p->answer || memcmp(outcome.answer, p->answer, strlen(p->answer)) == 0),
-              "case %u: the answer is \"%.*s\"", i, (int)outcome.answer_bytes, outcome.answer);
+        job_make(&jobs[i], kinds[i % COUNT_OF(kinds)], seed + i, "even");
+        small(&jobs[i], kinds[i % COUNT_OF(kinds)]);
+        set(&jobs[i], DYNASOR_PARAMETER_STEP_TOKENS, 7);
+        jobs[i].args.stop_tokens_count = 0; /* the model alone ends it */
+        rig_open_with(&r, codec, seed, 0, 0);
+        r.texts.step_tag = TAG;
+        run_all(&r, &jobs[i], &alone[i], 1);
+        assert_int_equal(r.sched[1]->read_tokens, alone[i].cost.reward_tokens);
         rig_close(&r);
     }
-    assert_true(cot_hesitates("8}. NO", 6) && cot_hesitates("know", 4) && cot_hesitates("hOld", 4));
-    assert_false(cot_hesitates("8}. n", 5) || cot_hesitates("", 0) || cot_hesitates("8 hm", 4));
+    struct rig r;
+    rig_open_with(&r, codec, seed, 40, 30);
+    r.texts.step_tag = TAG;
+    run_all(&r, jobs, together, JOBS);
+    rig_close(&r);
+    for (uint32_t i = 0; i < JOBS; i++)
+        CHECK(same(&alone[i], &together[i]), "program %u: %s", i, jobs[i].args.algorithm->name);
+    read_score = NULL;
+    codec_free(codec);
+    assert_true(tags_seen > 1000);
 }
 
-/* More probes than a ballot holds: from there it goes to its end unasked, and is asked there. */
-static uint32_t write_counting(const struct seq *q, uint32_t position)
+/* Steps in a row, each of whose parents is let go before it is read. */
+static void row_next(struct run *run)
 {
-    if (q->args.branch < 1u << 31)
-        return 'x';
-    uint32_t probe = q->args.branch - (1u << 31);
-    return position == 0 ? '0' + probe % 7 : position == 1 ? '}' : '.';
+    uint32_t last = run_branches_count(run);
+    if (last > 0 && (last == 6 || run_get(run, last - 1)->state != BRANCH_STEP)) {
+        run_finish(run, RUN_WHOLE, last - 1, last - 1);
+        return;
+    }
+    (void)run_branch(run, &(struct branch_args){.parent = last > 0 ? last - 1 : RUN_NONE,
+                                                .tokens_max = 7,
+                                                .stops_at_step = true,
+                                                .wants_score = true});
+    if (last > 1)
+        run_retire(run, last - 2);
+    if (last > 0)
+        run_retire(run, last - 1);
 }
 
-static void algorithms_a_chain_may_be_probed_at_every_token(void **state)
+static uint32_t row_branches(const struct parameters *parameters)
+{
+    (void)parameters;
+    return 8;
+}
+
+static void algorithms_the_tag_is_there_when_a_path_is_read_again(void **state)
 {
     (void)state;
-    struct job job;
-    struct outcome outcome;
-    struct rig r;
-    write_token = write_counting;
-    job_make(&job, DYNASOR_ALGORITHM_COT, 1, "cot-crazy");
-    job.args.parameters.max_tokens = 900;
-    job.policy.probe.first_tokens = job.policy.probe.interval_tokens = 1;
-    rig_open(&r, 1, 0, 0);
-    run_all(&r, &job, &outcome, 1);
-    rig_close(&r);
-    assert_int_equal(outcome.cost.branches_count, 1 + 900);
-    assert_int_equal(outcome.result.verdict, RUN_CAPPED);
-    assert_int_equal(outcome.answer[0], '0' + 899 % 7);
+    static const struct algorithm row = {.name = "row",
+                                         .kind = DYNASOR_ALGORITHM_BEAM,
+                                         .wants_reward = true,
+                                         .branches_max = row_branches,
+                                         .start = row_next,
+                                         .next = row_next};
+    struct codec *codec = codec_make();
+    uint64_t read = 0, again = 0;
+    write_token = write_steps;
+    read_score = see_tags;
+    for (uint32_t i = 0; i < 50; i++) {
+        struct job job;
+        struct outcome o;
+        struct rig r;
+        struct run *run;
+        job_make(&job, DYNASOR_ALGORITHM_BEAM, i, "even");
+        job.args.algorithm = &row;
+        job.args.stop_tokens_count = 0;
+        rig_open_with(&r, codec, i, 0, 0);
+        r.texts.step_tag = TAG;
+        run_all(&r, &job, &o, 1);
+        read += o.cost.decoded_tokens;
+        again += o.cost.reward_tokens;
+        /* What fits to the token has no room for tags. */
+        job.args.policy = &job.policy;
+        job.args.parameters.max_tokens = CONTEXT - 8;
+        assert_int_equal(runs_start(r.runs, &job.args, job.prompt, 8, &run), RUNS_E_LONG);
+        r.texts.step_tag = 0;
+        assert_int_equal(runs_start(r.runs, &job.args, job.prompt, 8, &run), RUNS_OK);
+        run_stop(run);
+        rig_close(&r);
+    }
+    read_score = NULL;
+    codec_free(codec);
+    assert_true(again > 2 * read); /* otherwise nothing was read again */
 }
 
 /* ---- time ------------------------------------------------------------------------------------------------ */
@@ -987,8 +672,8 @@ int main(void)
         cmocka_unit_test(algorithms_mcts_searches_as_published),
         cmocka_unit_test(algorithms_the_first_m_of_n_count),
         cmocka_unit_test(algorithms_deepconf_kills_below_the_bar),
-        cmocka_unit_test(algorithms_a_chain_ends_when_its_probes_agree),
-        cmocka_unit_test(algorithms_a_chain_may_be_probed_at_every_token),
+        cmocka_unit_test(algorithms_each_scored_step_ends_with_the_tag),
+        cmocka_unit_test(algorithms_the_tag_is_there_when_a_path_is_read_again),
         cmocka_unit_test(algorithms_time_of_a_step),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

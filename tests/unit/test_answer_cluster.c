@@ -133,6 +133,39 @@ static void cluster_joins_the_most_alike_of_several_leaders(void **state)
     assert_memory_equal(s.group, want, sizeof want);
 }
 
+static void cluster_answers_one_by_one_join_the_most_alike_leader(void **state)
+{
+    /* Directions in degrees: 0, 60, 40, 20, one without, one that is not finite, 0 again, 180. */
+    static const float v[][2] = {{3, 0},
+                                 {0.5f, 0.866025f},
+                                 {0.766044f, 0.642788f},
+                                 {0.939693f, 0.342020f},
+                                 {0, 0},
+                                 {INFINITY, 1},
+                                 {1e-3f, 0},
+                                 {-1, 0}};
+    static const char *const texts[] = {"one", "two", "three", "four", "two", "new", "six", ""};
+    static const uint32_t want[] = {0, 1, 1, 0, 1, 2, 0, CLUSTER_NONE};
+    float units[COUNT_OF(v)][2];
+    struct store s;
+    struct cluster c = {.group = s.group, .leader = s.leader};
+    (void)state;
+    for (uint32_t i = 0; i < COUNT_OF(v); i++) {
+        bool has = cluster_unit(v[i], 2, units[i]);
+        assert_int_equal(has, i != 4 && i != 5);
+        answer_prepare(texts[i], (uint32_t)strlen(texts[i]), &s.answers[i]);
+        uint32_t group = cluster_add_alike(&c, s.answers, units[0], 2, 0.7);
+        CHECK(group == want[i], "answer %u: group %u", i, group);
+    }
+    assert_memory_equal(s.group, want, sizeof want);
+    assert_true(c.groups == 3 && c.valid == 7 && c.count == 8 && s.leader[2] == 5);
+    c = (struct cluster){.group = s.group, .leader = s.leader};
+    (void)cluster_unit(v[2], 2, units[0]); /* the same twice, at 1 */
+    (void)cluster_unit((const float[]){7.66044f, 6.42788f}, 2, units[1]);
+    for (uint32_t i = 0; i < 2; i++)
+        assert_int_equal(cluster_add_alike(&c, s.answers, units[0], 2, 1), 0);
+}
+
 static double cosine_of(const float *x, const float *y, uint32_t dimensions)
 {
     double xy = 0, xx = 0, yy = 0;
@@ -262,6 +295,7 @@ int main(void)
         cmocka_unit_test(cluster_weights_decide_and_what_is_no_weight_counts_nothing),
         cmocka_unit_test(cluster_chains_join_when_linked_and_not_otherwise),
         cmocka_unit_test(cluster_joins_the_most_alike_of_several_leaders),
+        cmocka_unit_test(cluster_answers_one_by_one_join_the_most_alike_leader),
         cmocka_unit_test(cluster_linked_is_the_transitive_closure_of_likeness),
         cmocka_unit_test(cluster_f1_counts_pairs),
         cmocka_unit_test(cluster_of_free_form_answers_is_judged_by_pairs),

@@ -2,7 +2,7 @@
  * sums of exact terms; the p-values against what they promise (a true hypothesis is rejected no more
  * often than delta, however the losses are distributed) and against uselessness (a false one is
  * rejected); the whole choice against candidates whose true losses are known; the replay against a
- * second one that is written directly. */
+ * second one that is written directly; the direction that is chosen for the policy `length`. */
 #include <inttypes.h>
 #include <math.h>
 #include <setjmp.h>
@@ -279,6 +279,76 @@ static void replay_matches_a_direct_one(void **state)
     log_free(&log);
 }
 
+/* ---- length: both directions, and the better one ------------------------------------------------- */
+
+#define LENGTH_PROGRAMS 1200u
+
+/* Half of the programs are right from the start, half only when there are more answers than the five wrong
+ * ones; by their lengths at the detect point they can be told apart. */
+static void write_lengths(const char *path, bool short_ones_are_settled)
+{
+    FILE *file = fopen(path, "we");
+    assert_non_null(file);
+    fprintf(file, "problem\tprogram\talgorithm\tn\ttokens\tanswer\tright\n");
+    for (uint32_t p = 0; p < LENGTH_PROGRAMS; p++) {
+        bool settled = p % 2 == 0;
+        uint64_t each = (settled == short_ones_are_settled ? 10 : 20) + rng_below(&rng, 6);
+        for (uint32_t n = 1; n <= STEPS; n++) {
+            bool right = settled || n > 5;
+            fprintf(file, "q%u\t%u\tsc\t%u\t%" PRIu64 "\tx%d\t%d\n", p, p, n, each * n, right,
+                    right);
+        }
+    }
+    assert_int_equal(fclose(file), 0);
+}
+
+static void length_takes_the_better_direction(void **state)
+{
+    (void)state;
+    static bool all[LENGTH_PROGRAMS], one[LENGTH_PROGRAMS], other[LENGTH_PROGRAMS];
+    for (uint32_t p = 0; p < LENGTH_PROGRAMS; p++) {
+        all[p] = true;
+        one[p] = p / 2 % 2 == 0;
+        other[p] = !one[p];
+    }
+    for (uint32_t shorter = 0; shorter < 2; shorter++) {
+        char path[] = "/tmp/calibrate.XXXXXX", message[LOG_MESSAGE_BYTES];
+        struct log log;
+        struct profile profile;
+        struct family family;
+        struct evaluation evaluation;
+        profile_default(&profile);
+        profile.policy.kind = POLICY_LENGTH;
+        struct family_request request = {
+            .base = profile.policy, .detects = {5}, .detects_count = 1};
+        int fd = mkstemp(path);
+        assert_true(fd >= 0);
+        (void)close(fd); /* opened again by name */
+        write_lengths(path, shorter);
+        CHECK(log_read(path, NULL, &log, message) == 0, "%s", message);
+        (void)unlink(path);
+        family_build(&log, &request, one, &family);
+        evaluation_make(&log, &family, 0, &evaluation);
+        for (uint32_t test = 0; test < 2; test++) {
+            struct fit_request fit = {.test = test ? FIT_BETTING : FIT_EMPIRICAL,
+                                      .allowed_points = test ? 2 : 0,
+                                      .delta = 0.05};
+            uint32_t chosen = test ? fit_choose(&evaluation, &family, &fit, other, one)
+                                   : fit_choose(&evaluation, &family, &fit, all, NULL);
+            const struct policy_options *o = &family.options[chosen];
+            struct score score = score_of(&evaluation, chosen, all);
+            CHECK(o->length_rule == (shorter ? POLICY_LENGTH_SHORTER : POLICY_LENGTH_LONGER) &&
+                      score.lost_points <= fit.allowed_points && score.stopped_percent > 45,
+                  "the %s are settled: rule %d at %" PRIu64 " loses %g, stops %g %%",
+                  shorter ? "shorter" : "longer", (int)o->length_rule, o->length_tokens,
+                  score.lost_points, score.stopped_percent);
+        }
+        evaluation_free(&evaluation);
+        family_free(&family);
+        log_free(&log);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -287,6 +357,7 @@ int main(void)
         cmocka_unit_test(a_false_hypothesis_is_often_rejected),
         cmocka_unit_test(a_promise_is_kept),
         cmocka_unit_test(replay_matches_a_direct_one),
+        cmocka_unit_test(length_takes_the_better_direction),
     };
     rng.state = check_number("SEED", 1);
     printf("SEED=%" PRIu64 "\n", rng.state);

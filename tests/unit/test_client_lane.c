@@ -245,7 +245,7 @@ static void test_bad_options(void **state)
     for (size_t i = 0; i < COUNT_OF(o); i++)
         o[i] = simple();
     const char *const text[] = {"options_size 8: accepted 64 to 4096",
-                                "algorithm 9: accepted 0 to 6 (this daemon does not offer it)",
+                                "algorithm 9: accepted 0 to 8 (this daemon does not offer it)",
                                 "streams 8: accepted 1 to 7",
                                 "max_tokens 0: accepted 1 to 2048",
                                 "max_tokens 2049: accepted 1 to 2048",

@@ -174,6 +174,7 @@ static void config_documented_ranges(void **unused)
         {"quota.region_bytes", 1, 1ull << 40, 268435456},
         {"quota.programs", 1, 1048576, 1024},
         {"quota.queued_bytes", 1, 1ull << 40, 67108864},
+        {"engine.step_tag", 0, 1048575, 0},
         {"engine.device", 0, 63, 0},
         {"engine.ranks", 1, 4, 1},
         {"engine.threads", 0, 1024, 0},

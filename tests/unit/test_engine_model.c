@@ -3,7 +3,6 @@
  * signals are the same alone in one chunk and in any batch, chunking, fork, sharing, thread count and
  * place in memory, with poison in every page that is not yet written. SEED= repeats a run. */
 #include <inttypes.h>
-#include <malloc.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -17,6 +16,7 @@
 #include "daemon/engine/engine.h"
 #include "daemon/engine/engine_model.h"
 #include "kernels/cpu/cpu.h"
+#include "tests/bench/count_malloc.h"
 #include "tests/lib/check.h"
 #include "tests/lib/schedule.h"
 #include "tests/lib/tiny.h"
@@ -38,20 +38,23 @@ struct options {
     enum engine_role role;
     bool float32;
     int32_t level;
-    uint32_t threads_count;
+    uint32_t threads_count; /* of a rank; 0: 1, like the next */
     uint32_t ranks_count;
+    int32_t dot_layer;
 };
 
 static struct engine_config config_of(const struct options *o, const char *folder)
 {
+    uint32_t ranks_count = o->ranks_count ? o->ranks_count : 1;
     struct engine_config config = {.float32 = o->float32,
-                                   .ranks_count = o->ranks_count ? o->ranks_count : 1,
-                                   .threads_count = o->threads_count ? o->threads_count : 1,
+                                   .ranks_count = ranks_count,
+                                   .threads_count =
+                                       ranks_count * (o->threads_count ? o->threads_count : 1),
                                    .cpu_level = o->level,
                                    .rows_max = SEQS,
                                    .tokens_max = BATCH_TOKENS,
                                    .kv_bytes = 8u << 20,
-                                   .dot_layer = 0};
+                                   .dot_layer = o->dot_layer};
     config.directory[o->role] = folder;
     return config;
 }
@@ -195,13 +198,32 @@ static void logits_depend_on_the_prefix_alone(void **state)
 {
     (void)state;
     uint64_t seed = seed_of_run();
-    for (enum tiny_kind kind = TINY_LLAMA; kind <= TINY_GEMMA2; kind++) {
+    for (enum tiny_kind kind = TINY_LLAMA; kind < TINY_WRITERS_COUNT; kind++) {
         char *folder = tiny_write(kind, seed);
         for (uint32_t i = 0; i < 2 * CPU_LEVEL_COUNT; i++) {
             struct options o = {.kind = kind, .float32 = i % 2, .level = (int32_t)(i / 2)};
             if (!cpu_ops(i / 2))
                 continue;
             printf("kind %u, %s, level %u\n", kind, o.float32 ? "float32" : "bf16", i / 2);
+            compare_mixed_with_alone(o, folder, seed + i);
+        }
+        tiny_remove(folder);
+    }
+}
+
+/* The same where the work is cut over ranks. */
+static void logits_of_ranks_depend_on_the_prefix_alone(void **state)
+{
+    (void)state;
+    static const enum tiny_kind kinds[] = {TINY_LLAMA, TINY_GEMMA2, TINY_PHI3};
+    uint64_t seed = seed_of_run();
+    for (uint32_t k = 0; k < COUNT_OF(kinds); k++) {
+        char *folder = tiny_write(kinds[k], seed);
+        for (uint32_t i = 0; i < 4; i++) {
+            struct options o = {.kind = kinds[k],
+                                .float32 = i % 2,
+                                .level = ALL_LEVELS,
+                                .ranks_count = i / 2 ? 4 : 2};
             compare_mixed_with_alone(o, folder, seed + i);
         }
         tiny_remove(folder);
@@ -276,6 +298,158 @@ static void pools_are_means_in_any_chunks(void **state)
               (double)rig.batch->vectors[0], (double)want[0]);
     }
     rig_close(&rig);
+    tiny_remove(folder);
+}
+
+/* ---- hidden states, held against the model's own file --------------------------------------------- */
+
+/* Where a tensor of float32 lies in the folder's file; count: of its numbers. */
+static FILE *tensor_open(const char *folder, const char *name, long *ret_at, uint32_t *ret_count)
+{
+    char path[512], key[128], header[65536] = "";
+    uint64_t header_bytes, begin, end;
+    (void)snprintf(path, sizeof path, "%s/model.safetensors", folder);
+    (void)snprintf(key, sizeof key, "\"%s\":", name);
+    FILE *file = fopen(path, "r+e");
+    CHECK(file && fread(&header_bytes, 8, 1, file) == 1 && header_bytes < sizeof header &&
+              fread(header, 1, header_bytes, file) == header_bytes,
+          "%s: %m", path);
+    const char *at = strstr(header, key);
+    CHECK(at && (at = strstr(at, "data_offsets\":[")), "no %s", name);
+    char *rest;
+    begin = strtoull(at + strlen("data_offsets\":["), &rest, 10);
+    end = strtoull(rest + 1, NULL, 10);
+    *ret_at = (long)(8 + header_bytes + begin);
+    *ret_count = (uint32_t)(end - begin) / 4;
+    CHECK(fseek(file, *ret_at, SEEK_SET) == 0, "%m");
+    return file;
+}
+
+static float *tensor_read(const char *folder, const char *name)
+{
+    long at;
+    uint32_t count;
+    FILE *file = tensor_open(folder, name, &at, &count);
+    float *values = calloc(count, sizeof *values);
+    CHECK(values && fread(values, sizeof *values, count, file) == count, "%s: %m", name);
+    (void)fclose(file); /* only read */
+    return values;
+}
+
+static void tensor_clear(const char *folder, const char *name)
+{
+    static const float zero;
+    long at;
+    uint32_t count;
+    FILE *file = tensor_open(folder, name, &at, &count);
+    for (uint32_t i = 0; i < count; i++)
+        CHECK(fwrite(&zero, sizeof zero, 1, file) == 1, "%m");
+    CHECK(fclose(file) == 0, "%m");
+}
+
+/* The first tokens of a sequence in one row. */
+static void one_row(struct rig *rig, const uint32_t *tokens, uint32_t count, uint32_t want,
+                    float *logits)
+{
+    struct engine_batch *b = rig->batch;
+    b->role = ENGINE_POLICY;
+    b->rows_count = 1;
+    b->tokens_count = count;
+    b->copies_count = b->freed_count = b->history_count = b->biases_count = 0;
+    b->rows[0] =
+        (struct engine_row){.tokens_count = count,
+                            .want = want,
+                            .sampling = {.forced_token = OPS_NONE, .top_p = 1, .repetition = 1}};
+    memcpy(b->tokens, tokens, count * sizeof *tokens);
+    b->pages[0] = 0;
+    schedule_step(rig->engine, b, logits);
+}
+
+/* The output matrix is linear: what it makes of the pooled states is the mean of the logits. */
+static void pooled_states_are_what_the_output_matrix_reads(void **state)
+{
+    (void)state;
+    static const enum tiny_kind kinds[] = {TINY_LLAMA, TINY_PHI3}; /* have one of their own */
+    const uint32_t tokens[] = {7, 300, 41, 41, 119};
+    static float logits[COUNT_OF(tokens) * TINY_VOCABULARY];
+    for (uint32_t k = 0; k < COUNT_OF(kinds); k++) {
+        struct options o = {.kind = kinds[k], .float32 = true, .level = ALL_LEVELS};
+        struct rig rig;
+        char *folder = tiny_write(o.kind, 3);
+        float *head = tensor_read(folder, "lm_head.weight");
+        rig_open(&rig, &o, folder);
+        for (uint32_t count = 1; count <= COUNT_OF(tokens); count += COUNT_OF(tokens) - 1) {
+            double worst = 0, greatest = 0;
+            one_row(&rig, tokens, count, 0, logits);
+            one_row(&rig, tokens, count, ENGINE_WANT_POOL, NULL);
+            for (uint32_t v = 0; v < TINY_VOCABULARY; v++) {
+                double got = 0, want = 0;
+                for (uint32_t i = 0; i < TINY_HIDDEN; i++)
+                    got += (double)head[v * TINY_HIDDEN + i] * (double)rig.batch->vectors[i];
+                for (uint32_t t = 0; t < count; t++)
+                    want += (double)logits[t * TINY_VOCABULARY + v] / count;
+                worst = fmax(worst, fabs(got - want));
+                greatest = fmax(greatest, fabs(want));
+            }
+            CHECK(worst <= 1e-5 * greatest, "kind %u, %u tokens: %g of %g", o.kind, count, worst,
+                  greatest);
+        }
+        rig_close(&rig);
+        free(head);
+        tiny_remove(folder);
+    }
+}
+
+/* The hidden state of one token after a layer, number by number, and pooled behind the last norm. */
+static void hidden_of(const char *folder, int32_t layer, float hidden[TINY_HIDDEN],
+                      float pooled[TINY_HIDDEN])
+{
+    struct options o = {.float32 = true, .level = ALL_LEVELS, .dot_layer = layer};
+    const uint32_t token = 123;
+    struct rig rig;
+    rig_open(&rig, &o, folder);
+    for (uint32_t i = 0; i < TINY_HIDDEN; i++) {
+        float unit[TINY_HIDDEN] = {0};
+        unit[i] = 1;
+        engine_dot_vector(rig.engine, unit);
+        one_row(&rig, &token, 1, ENGINE_WANT_TOKEN | ENGINE_WANT_DOT | ENGINE_WANT_POOL, NULL);
+        hidden[i] = rig.batch->outputs[0].dot;
+    }
+    memcpy(pooled, rig.batch->vectors, TINY_HIDDEN * sizeof *pooled);
+    rig_close(&rig);
+}
+
+static void check_norm(const float hidden[TINY_HIDDEN], const float pooled[TINY_HIDDEN],
+                       const float *weight)
+{
+    double squares = 0;
+    for (uint32_t i = 0; i < TINY_HIDDEN; i++)
+        squares += (double)hidden[i] * (double)hidden[i];
+    for (uint32_t i = 0; i < TINY_HIDDEN; i++) {
+        double want = (double)hidden[i] / sqrt(squares / TINY_HIDDEN + 1e-5) * (double)weight[i];
+        CHECK(fabs((double)pooled[i] - want) <= 1e-5, "number %u: %g, pooled %g", i, want,
+              (double)pooled[i]);
+    }
+}
+
+/* After the last layer they are what the last norm reads. A second layer that adds nothing shows what
+ * there was after the first. */
+static void dots_are_of_the_chosen_layer(void **state)
+{
+    (void)state;
+    float first[TINY_HIDDEN], last[TINY_HIDDEN], alone[TINY_HIDDEN], pooled[TINY_HIDDEN];
+    char *folder = tiny_write(TINY_LLAMA, 3);
+    float *norm = tensor_read(folder, "model.norm.weight");
+    hidden_of(folder, 0, first, pooled);
+    hidden_of(folder, 1, last, pooled);
+    check_norm(last, pooled, norm);
+    CHECK(fabsf(first[0] - last[0]) > 1e-3f, "the layers are alike: %g", (double)first[0]);
+    tensor_clear(folder, "model.layers.1.self_attn.o_proj.weight");
+    tensor_clear(folder, "model.layers.1.mlp.down_proj.weight");
+    hidden_of(folder, 1, alone, pooled);
+    check_norm(alone, pooled, norm);
+    assert_memory_equal(first, alone, sizeof first);
+    free(norm);
     tiny_remove(folder);
 }
 
@@ -364,29 +538,22 @@ static void roles_share_a_device(void **state)
 static void nothing_is_allocated_by_steps(void **state)
 {
     (void)state;
-    if (check_sanitized())
-        skip(); /* the sanitizer's malloc does not tell */
-    struct options o = {.kind = TINY_LLAMA, .level = ALL_LEVELS};
+    if (!count_malloc_works())
+        skip(); /* the sanitizer needs malloc for itself */
+    struct options o = {.kind = TINY_LLAMA, .level = ALL_LEVELS, .threads_count = 2};
     struct rig rig = {.rng = {.state = 1}};
+    static uint64_t calls;
+    const uint32_t tokens[] = {1, 2, 3, 4, 5};
     char *folder = tiny_write(o.kind, 1);
     rig_open(&rig, &o, folder);
-    uint32_t length = 5;
-    size_t before = 0;
     for (uint32_t turn = 0; turn < 100; turn++) {
         if (turn == 1)
-            before = mallinfo2().uordblks;
-        struct engine_batch *b = rig.batch;
-        b->role = ENGINE_POLICY;
-        b->rows_count = 1;
-        b->tokens_count = length;
-        b->rows[0] = (struct engine_row){
-            .tokens_count = length,
-            .want = ENGINE_WANT_TOKEN,
-            .sampling = {.forced_token = OPS_NONE, .top_p = 1, .repetition = 1}};
-        b->pages[0] = turn;
-        schedule_step(rig.engine, b, NULL);
+            count_malloc_into(&calls);
+        one_row(&rig, tokens, COUNT_OF(tokens),
+                ENGINE_WANT_TOKEN | ENGINE_WANT_POOL | ENGINE_WANT_DOT, NULL);
     }
-    assert_int_equal(mallinfo2().uordblks, before);
+    count_malloc_into(NULL);
+    assert_int_equal(calls, 0);
     rig_close(&rig);
     tiny_remove(folder);
 }
@@ -408,7 +575,11 @@ static void wrong_options_are_refused_by_name(void **state)
     struct engine_config good = config_of(&o, folder), c;
     c = good;
     c.ranks_count = 3;
-    refused(&c, "ranks 3");
+    refused(&c, "[engine] ranks = 3: accepted 1, 2 or 4");
+    c = good;
+    c.ranks_count = 4;
+    c.threads_count = 1;
+    refused(&c, "[engine] threads = 1: accepted 4 to");
     c = good;
     c.context_tokens = TINY_CONTEXT + 1;
     refused(&c, "context");
@@ -425,6 +596,17 @@ static void wrong_options_are_refused_by_name(void **state)
     c.directory[ENGINE_POLICY] = NULL;
     c.directory[ENGINE_EMBED] = folder;
     refused(&c, "embed");
+    char path[512];
+    (void)snprintf(path, sizeof path, "%s/config.json", folder);
+    FILE *config = fopen(path, "r+e");
+    char text[4096] = "", *at;
+    CHECK(config && fread(text, 1, sizeof text - 1, config) > 0, "%m");
+    CHECK((at = strstr(text, "\"intermediate_size\":96")), "no intermediate_size");
+    memcpy(at, "\"intermediate_size\":94", strlen("\"intermediate_size\":94"));
+    rewind(config);
+    CHECK(fputs(text, config) >= 0 && fclose(config) == 0, "%m");
+    (void)snprintf(path, sizeof path, "%s: tensor \"model.layers.0.mlp", folder);
+    refused(&good, path);
     tiny_remove(folder);
 }
 
@@ -432,8 +614,11 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(logits_depend_on_the_prefix_alone),
+        cmocka_unit_test(logits_of_ranks_depend_on_the_prefix_alone),
         cmocka_unit_test(signals_depend_on_the_prefix_alone),
         cmocka_unit_test(pools_are_means_in_any_chunks),
+        cmocka_unit_test(pooled_states_are_what_the_output_matrix_reads),
+        cmocka_unit_test(dots_are_of_the_chosen_layer),
         cmocka_unit_test(texts_embed_alike_alone_and_together),
         cmocka_unit_test(roles_share_a_device),
         cmocka_unit_test(nothing_is_allocated_by_steps),

@@ -1,6 +1,7 @@
 /* tests/unit/test_model_arch.c: config.json of every family becomes the right record; rotation
  * frequencies are those of the published formulas, computed apart in double precision; each field
  * that is missing, mistyped, out of range or unknown is refused by its name. */
+#include <glob.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -228,7 +229,7 @@ static const struct edit edits[] = {
     {l3, "\"vocab_size\": 128256", "\"vocab_size\": 1", "vocab_size is 1; 2 to 4194304"},
     {l3, "\"vocab_size\": 128256", "\"vocab_size\": 1000", "bos_token_id is not a token id"},
     {l3, "128008", "999999", "eos_token_id is not a token id; 0 to 128255"},
-    {l3, "128008", "1,2,3,4,5,6,7", "eos_token_id lists 9 tokens; at most 8"},
+    {l3, "128008", "1,2,3,4,5,6,7", "eos_token_id lists 9 tokens; 1 to 8"},
     {l3, "\"max_position_embeddings\": 131072", "\"max_position_embeddings\": 16777217",
      "max_position_embeddings is 16777217"},
     {l3, "\"rms_norm_eps\": 1e-05", "\"rms_norm_eps\": 0", "rms_norm_eps is 0"},
@@ -284,6 +285,19 @@ static const struct edit edits[] = {
     {bert, "\"type_vocab_size\": 2", "\"type_vocab_size\": 0", "type_vocab_size is 0"},
     {bert, "\"layer_norm_eps\": 1e-12", "\"layer_norm_eps\": \"x\"", "layer_norm_eps is not"},
     {bert, "\"gelu\"", "\"tanh\"", "hidden_act is not known"},
+    {"mistral-7b-v0.1", ",\n  \"sliding_window\": 4096", "",
+     "sliding_window is missing; null or 1 to"},
+    {"mistral-7b-v0.1", "\"sliding_window\": 4096", "\"sliding_window\": null", NULL},
+    {"qwen2.5-1.5b-window", "\"sliding_window\": 4096,", "", "sliding_window is missing"},
+    {"qwen2.5-1.5b-window", "\"sliding_window\": 4096", "\"sliding_window\": null", NULL},
+    {g2, "\"attn_logit_softcapping\": 50.0,", "", "attn_logit_softcapping is missing; null or"},
+    {g2, "\"attn_logit_softcapping\": 50.0", "\"attn_logit_softcapping\": null", NULL},
+    {g2, "\"final_logit_softcapping\": 30.0,", "", "final_logit_softcapping is missing; null or"},
+    {g2, "\"final_logit_softcapping\": 30.0", "\"final_logit_softcapping\": null", NULL},
+    {p, "\"original_max_position_embeddings\": 4096,", "",
+     "original_max_position_embeddings is missing; 2 to"},
+    {"qwen3-0.6b-v5", "", ", \"rope_theta\": 10000.0", "rope_theta is 10000 here and 1e+06 in"},
+    {"qwen3-0.6b-v5", "", ", \"rope_theta\": 1000000.0", NULL},
     {"qwen2-0.5b-prm", "\"1\": \"LABEL_1\"", "\"1\": \"a\", \"2\": \"b\"", "id2label: 3 labels"},
     {l3, "\"LlamaForCausalLM\"", "\"Llama\\nFor\\u001b[2J\"", "architectures: \"Llama?For?[2J\""},
 };
@@ -293,6 +307,113 @@ static void wrong_fields_are_refused_by_name(void **state)
     (void)state;
     for (size_t i = 0; i < COUNT_OF(edits); i++)
         judge(&edits[i]);
+}
+
+/* ---- every member of every file, with values of other kinds ------------------------------------- */
+
+struct member {
+    size_t name, name_bytes; /* in the text */
+    size_t value, value_end;
+};
+
+static size_t skip_string(const char *text, size_t at)
+{
+    for (at++; text[at] != '"'; at++)
+        at += text[at] == '\\';
+    return at + 1;
+}
+
+static size_t skip_value(const char *text, size_t at)
+{
+    uint32_t depth = 0;
+    if (text[at] == '"')
+        return skip_string(text, at);
+    for (;; at++) {
+        if (text[at] == '"')
+            at = skip_string(text, at);
+        if (depth == 0 && strchr(",}] \n", text[at]))
+            return at;
+        depth += text[at] == '{' || text[at] == '[';
+        depth -= text[at] == '}' || text[at] == ']';
+        if (depth == 0 && (text[at] == '}' || text[at] == ']'))
+            return at + 1;
+    }
+}
+
+/* The next from *at on, at any depth; false: no more. */
+static bool member_next(const char *text, size_t *at, struct member *ret)
+{
+    while (text[*at]) {
+        if (text[*at] != '"') {
+            ++*at;
+            continue;
+        }
+        *ret = (struct member){.name = *at + 1};
+        *at = skip_string(text, *at);
+        ret->name_bytes = *at - 1 - ret->name;
+        ret->value = *at + strspn(text + *at, " \n");
+        if (text[ret->value] != ':')
+            continue;
+        ret->value += 1 + strspn(text + ret->value + 1, " \n");
+        ret->value_end = skip_value(text, ret->value);
+        *at = strchr("{[", text[ret->value]) ? ret->value + 1 : ret->value_end;
+        return true;
+    }
+    return false;
+}
+
+/* The first three are to be refused, whatever the field; by what is done with all of them a field is known
+ * that nobody reads. */
+static const char *const strange[] = {"[]", "{}", "\"?\"", "true", "false", "7"};
+#define WRONG_KINDS 3u
+
+static void judge_member(const char *file, const char *original, const struct arch *wanted,
+                         const struct member *m)
+{
+    static char text[2 * TEXT_BYTES], messages[WRONG_KINDS][ARCH_MESSAGE_BYTES];
+    char name[128], message[ARCH_MESSAGE_BYTES];
+    bool same[COUNT_OF(strange)], read = false;
+    int result[COUNT_OF(strange)];
+    (void)snprintf(name, sizeof name, "%.*s", (int)m->name_bytes, original + m->name);
+    for (uint32_t i = 0; i < COUNT_OF(strange); i++) {
+        struct arch a;
+        (void)snprintf(text, sizeof text, "%.*s%s%s", (int)m->value, original, strange[i],
+                       original + m->value_end);
+        message[0] = 0;
+        result[i] = arch_parse("config.json", text, strlen(text), &a, message);
+        same[i] = result[i] == 0 && memcmp(&a, wanted, sizeof a) == 0;
+        read |= !same[i];
+        if (i < WRONG_KINDS)
+            memcpy(messages[i], message, sizeof message);
+    }
+    for (uint32_t i = 0; i < WRONG_KINDS && read; i++) {
+        if (same[i] && original[m->value] == strange[i][0])
+            continue; /* of the right kind, and this model has no use for it */
+        CHECK(result[i] != 0, "%s: %s = %s is accepted", file, name, strange[i]);
+        CHECK(strstr(messages[i], name), "%s: %s = %s: the message \"%s\" does not name it", file,
+              name, strange[i], messages[i]);
+    }
+}
+
+static void every_member_of_another_kind_is_refused_by_name(void **state)
+{
+    (void)state;
+    glob_t files;
+    uint32_t members = 0;
+    assert_int_equal(glob(FOLDER "*.json", 0, NULL, &files), 0);
+    for (size_t i = 0; i < files.gl_pathc; i++) {
+        char name[128], *text;
+        struct arch wanted;
+        struct member m;
+        const char *path = files.gl_pathv[i] + strlen(FOLDER);
+        (void)snprintf(name, sizeof name, "%.*s", (int)(strlen(path) - strlen(".json")), path);
+        wanted = config(name);
+        text = config_text(name);
+        for (size_t at = 0; member_next(text, &at, &m); members++)
+            judge_member(name, text, &wanted, &m);
+    }
+    CHECK(files.gl_pathc > 30 && members > 700, "%zu files, %u members", files.gl_pathc, members);
+    globfree(&files);
 }
 
 /* Nothing but the whole text is a model, and no cut of it crashes. */
@@ -327,6 +448,7 @@ int main(void)
         cmocka_unit_test(windows_are_of_the_right_layers),
         cmocka_unit_test(frequencies_are_the_published_ones),
         cmocka_unit_test(wrong_fields_are_refused_by_name),
+        cmocka_unit_test(every_member_of_another_kind_is_refused_by_name),
         cmocka_unit_test(cut_texts_are_refused),
         cmocka_unit_test(a_folder_without_a_config_is_named),
     };

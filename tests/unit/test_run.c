@@ -52,7 +52,9 @@ static const struct ops_bias biases[] = {{'\n', 5.5f}, {END, 3.5f}, {'1', 5.5f},
 static const uint32_t end_token = END;
 
 #define BAD 299u
-static uint32_t spoiled; /* 1, 2: this token of the policy or of the reward model is NaN */
+/* 1, 2: this token of the policy or of the reward model is NaN; 3: the reward model does not have LAST */
+static uint32_t spoiled;
+#define LAST (TINY_VOCABULARY - 1)
 
 /* All numbers of one token's embedding: NaN. */
 static void spoil(const char *folder, uint32_t token)
@@ -88,8 +90,10 @@ static void rig_open(struct rig *r, const struct sizes *sizes)
                                    .context_tokens = CONTEXT,
                                    .kv_bytes = 1u << 22,
                                    .dot_layer = -1};
-    *r = (struct rig){.folder = {tiny_write(TINY_LLAMA, 5), tiny_write(TINY_REWARD, 6)}};
-    if (spoiled)
+    *r = (struct rig){
+        .folder = {tiny_write(TINY_LLAMA, 5),
+                   tiny_write_vocabulary(TINY_REWARD, 6, spoiled == 3 ? LAST : TINY_VOCABULARY)}};
+    if (spoiled == 1 || spoiled == 2)
         spoil(r->folder[spoiled - 1], BAD);
     config.directory[ENGINE_POLICY] = r->folder[0];
     config.directory[ENGINE_REWARD] = r->folder[1];
@@ -157,7 +161,8 @@ static const struct mix {
     {DYNASOR_ALGORITHM_SC, "m_of_n"},   {DYNASOR_ALGORITHM_SC, "deepconf"},
     {DYNASOR_ALGORITHM_REBASE, "even"}, {DYNASOR_ALGORITHM_MCTS, "mcts-gsm8k"},
     {DYNASOR_ALGORITHM_COT, "cot-mid"}, {DYNASOR_ALGORITHM_BEST_OF_N, "even"},
-    {DYNASOR_ALGORITHM_BEAM, "even"},
+    {DYNASOR_ALGORITHM_BEAM, "even"},   {DYNASOR_ALGORITHM_COT, "cot-high"},
+    {DYNASOR_ALGORITHM_SC_COT, "esc"},
 };
 
 static void set(struct job *job, uint32_t parameter, double value)
@@ -202,6 +207,8 @@ static void job_make(struct job *job, const struct mix *mix, uint64_t seed)
     set(job, DYNASOR_PARAMETER_EXPANSION, 3);
     set(job, DYNASOR_PARAMETER_SUBTREES, (double)(1 + rng_below(&rng, 2)));
     set(job, DYNASOR_PARAMETER_PROBE_TOKENS, (double)(1 + rng_below(&rng, 8)));
+    if (strcmp(mix->profile, "cot-high") == 0)
+        set(job, DYNASOR_PARAMETER_GUIDED, (double)(1 + rng_below(&rng, 2)));
     job->prompt_tokens = 1 + (uint32_t)rng_below(&rng, PROMPT_MAX);
     for (uint32_t i = 0; i < job->prompt_tokens; i++)
         job->prompt[i] = (uint32_t)rng_below(&rng, 250);
@@ -462,9 +469,10 @@ static void runs_a_step_ends_across_tokens_and_branches(void **state)
 static void runs_a_broken_branch_ends_its_program_alone(void **state)
 {
     (void)state;
-    static const struct ops_bias never[] = {{'\n', 5}, {END, 3}, {BAD, -1000}}, soon[] = {{BAD, 5}};
     enum { JOBS_HERE = 9 };
-    for (uint32_t of_reward = 0; of_reward < 2; of_reward++) {
+    for (uint32_t of_reward = 0; of_reward < 3; of_reward++) {
+        const uint32_t bad = of_reward == 2 ? LAST : BAD;
+        const struct ops_bias never[] = {{'\n', 5}, {END, 3}, {bad, -1000}}, soon[] = {{bad, 5}};
         struct rig r;
         uint32_t done = 0, broken = 0;
         spoiled = of_reward + 1;
@@ -495,9 +503,8 @@ static void runs_a_broken_branch_ends_its_program_alone(void **state)
 /* ---- a live branch that waits --------------------------------------------------------------------------- */
 
 /* Paused while it is probed: the chain rests when the probe is heard, until it is let go on. */
-static void runs_a_paused_chain_decodes_nothing(void **state)
+static void paused_chain(double guided)
 {
-    (void)state;
     struct rig r;
     struct job *job = &together[0];
     uint32_t done = 0, count = 0;
@@ -505,6 +512,7 @@ static void runs_a_paused_chain_decodes_nothing(void **state)
     alone[0].args.stop_tokens_count = 0;
     alone[0].args.parameters.max_tokens = MAX_TOKENS;
     alone[0].policy.probe.window = 40; /* never certain */
+    set(&alone[0], DYNASOR_PARAMETER_GUIDED, guided);
     *job = alone[0];
     rig_open(&r, &large);
     run_all(&r, &alone[0], 1);
@@ -519,6 +527,8 @@ static void runs_a_paused_chain_decodes_nothing(void **state)
         run_pause(job->run);
         for (uint32_t i = 0; i < 200 && run_get(job->run, 0)->state == BRANCH_HELD; i++)
             (void)turn(&r, together, &done);
+        if (guided > 0) /* what it was told is its own by now */
+            count = run_get(job->run, 0)->tokens_count;
         for (uint32_t i = 0; i < 20; i++) {
             (void)runs_poll(r.runs, 0);
             sleep_ns(NS_PER_MS / 10); /* a step is shorter */
@@ -529,6 +539,13 @@ static void runs_a_paused_chain_decodes_nothing(void **state)
     }
     same(&alone[0], job);
     rig_close(&r);
+}
+
+static void runs_a_paused_chain_decodes_nothing(void **state)
+{
+    (void)state;
+    paused_chain(0);
+    paused_chain(1);
 }
 
 /* There is room for one sequence. A returns to it, and is paused again with a row in flight: when that has

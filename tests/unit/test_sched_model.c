@@ -6,9 +6,9 @@
  * whether another asked the same before. 100,000 short sequences leave nothing behind and allocate
  * nothing. */
 #include <inttypes.h>
-#include <malloc.h>
 #include <math.h>
 #include <poll.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -17,9 +17,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <cmocka.h>
 
 #include "daemon/sched/sched.h"
+#include "tests/bench/count_malloc.h"
 #include "tests/lib/check.h"
 #include "tests/lib/tiny.h"
 
@@ -74,7 +76,8 @@ static void engine_make(struct rig *r, enum tiny_kind kind, uint32_t kv_pages, u
                                    .tokens_max = TOKENS_MAX,
                                    .context_tokens = LENGTH_MAX,
                                    .kv_bytes = 1u << 20,
-                                   .dot_layer = -1};
+                                   .dot_layer = 0};
+    float vector[TINY_HIDDEN];
     r->folder = tiny_write(kind, 5);
     r->rows_max = rows_max;
     config.directory[ENGINE_POLICY] = r->folder;
@@ -85,6 +88,9 @@ static void engine_make(struct rig *r, enum tiny_kind kind, uint32_t kv_pages, u
     CHECK(engine_open(&config, message, &r->engine) == 0, "%s", message);
     engine_info(r->engine, ENGINE_POLICY, &info);
     assert_int_equal(info.kv_pages, kv_pages);
+    for (uint32_t i = 0; i < TINY_HIDDEN; i++)
+        vector[i] = (float)i - 20;
+    engine_dot_vector(r->engine, vector);
 }
 
 static void sched_make(struct rig *r, uint32_t alive_max)
@@ -244,7 +250,7 @@ static void sched_sequences_write_what_they_write_alone(void **state)
     (void)state;
     struct rng rng = {.state = check_number("SEED", now_ns())};
     printf("SEED=%" PRIu64 "\n", rng.state);
-    static const enum tiny_kind kinds[] = {TINY_LLAMA, TINY_GEMMA2};
+    static const enum tiny_kind kinds[] = {TINY_LLAMA, TINY_GEMMA2, TINY_PHI3};
     for (uint32_t k = 0; k < COUNT_OF(kinds); k++) {
         static struct life lives[SEQS_MAX];
         struct rig r;
@@ -504,7 +510,8 @@ static void sched_100000_short_sequences_leave_nothing_behind(void **state)
     static struct life lives[SEQS_MAX];
     struct rig r;
     struct sched_stats stats;
-    size_t before = 0;
+    static uint64_t calls;
+    bool counts = false;
     uint32_t count = check_sanitized() ? COUNT / 20 : COUNT, added = 0;
     memset(lives, 0, sizeof lives);
     engine_make(&r, TINY_LLAMA, PAGES, ROWS_MAX);
@@ -523,15 +530,17 @@ static void sched_100000_short_sequences_leave_nothing_behind(void **state)
             added++;
         }
         (void)step(&r, lives);
-        if (before == 0 && added >= WARM) {
+        if (!counts && added >= WARM) {
             resident = resident_pages();
-            before = mallinfo2().uordblks; /* with what stdio keeps */
+            count_malloc_into(&calls);
+            counts = true;
         }
     }
     for (uint32_t user = 0; user < SEQS_MAX; user++)
         while (lives[user].alive)
             (void)step(&r, lives);
-    assert_int_equal(mallinfo2().uordblks, before);
+    count_malloc_into(NULL);
+    assert_int_equal(calls, 0); /* always where a sanitizer has malloc */
     CHECK(check_sanitized() || resident_pages() <= resident + GROWTH_PAGES_MAX,
           "%ld resident pages, %ld after the first %u sequences", resident_pages(), resident,
           (unsigned)WARM);
@@ -542,13 +551,191 @@ static void sched_100000_short_sequences_leave_nothing_behind(void **state)
     rig_close(&r);
 }
 
+struct force {
+    uint32_t step; /* before it is posted, or while it is in flight */
+    bool in_flight;
+    uint32_t token;
+    uint32_t position; /* where it must come out */
+};
+
+/* A sequence of its own to its end. False: a step was done before it could be met in flight. */
+static bool run_forced(struct rig *r, struct life *l, const struct force *forces, uint32_t count)
+{
+    struct sched_seq_args args = args_of(l, 0, 1);
+    struct pollfd fd = {.fd = sched_fd(r->sched), .events = POLLIN};
+    struct sched_result result;
+    bool missed = false;
+    assert_int_equal(sched_add(r->sched, &args, &l->seq), SCHED_OK);
+    for (uint32_t n = 0; l->own_count < l->wanted; n++) {
+        for (uint32_t i = 0; i < count; i++)
+            if (forces[i].step == n && !forces[i].in_flight)
+                sched_force(r->sched, l->seq, forces[i].token);
+        (void)sched_poll(r->sched, 0);
+        for (uint32_t i = 0; i < count; i++)
+            if (forces[i].step == n && forces[i].in_flight) {
+                missed |= !engine_busy(r->engine);
+                sched_force(r->sched, l->seq, forces[i].token);
+            }
+        while (engine_busy(r->engine) && sched_poll(r->sched, 0) == 0)
+            (void)poll(&fd, 1, 1000);
+        while (sched_next(r->sched, &result))
+            l->own[l->own_count++].token = result.sampled.token;
+    }
+    sched_remove(r->sched, l->seq);
+    return !missed;
+}
+
+/* Whenever it is forced, the token is the next one that is not on its way: before the first step, between
+ * steps, while a step is in flight that brings another, and while the prompt is computed in chunks. */
+static void sched_a_forced_token_is_the_next(void **state)
+{
+    (void)state;
+    enum { A = 311, B = 17, CHUNKS = 3, FORCES = 2 };
+    static const struct force cases[][FORCES] = {
+        {{0, false, A, 0}},
+        {{0, true, A, 0}},
+        {{1, true, A, 0}},
+        {{CHUNKS - 1, false, A, 0}},
+        {{CHUNKS - 1, true, A, 1}},
+        {{4, false, A, 2}},
+        {{4, true, A, 3}},
+        {{4, false, A, 2}, {4, true, B, 3}},
+        {{4, false, A, 2}, {4, true, A, 3}},
+        {{1, true, B, SCHED_NONE}, {CHUNKS - 1, false, A, 0}}, /* the last word counts */
+    };
+    struct rig r;
+    struct life like = {.prompt_count = (CHUNKS - 1) * TOKENS_MAX + 4, .wanted = 6, .seed = 3};
+    for (uint32_t i = 0; i < like.prompt_count; i++)
+        like.prompt[i] = i * 11 % TINY_VOCABULARY;
+    engine_make(&r, TINY_LLAMA, PAGES, ROWS_MAX);
+    for (uint32_t i = 0; i < COUNT_OF(cases); i++) {
+        uint32_t forced[OWN_MAX], count = cases[i][1].token ? 2 : 1;
+        struct life l;
+        bool met;
+        do {
+            l = like;
+            sched_make(&r, 0);
+            met = run_forced(&r, &l, cases[i], count);
+            sched_free(r.sched);
+        } while (!met);
+        memset(forced, 0xff, sizeof forced);
+        for (uint32_t f = 0; f < count; f++)
+            if (cases[i][f].position != SCHED_NONE)
+                forced[cases[i][f].position] = cases[i][f].token;
+        for (uint32_t k = 0; k < like.wanted; k++)
+            CHECK(forced[k] == UINT32_MAX ? l.own[k].token != A && l.own[k].token != B
+                                          : l.own[k].token == forced[k],
+                  "case %u: token %u is %u, forced %d", i, k, l.own[k].token, (int)forced[k]);
+    }
+    rig_close(&r);
+}
+
+/* The dots of a sequence's tokens, until it has written count. */
+static void dots_read(struct rig *r, uint32_t seq, uint32_t count, uint32_t tokens[], float dots[])
+{
+    struct pollfd fd = {.fd = sched_fd(r->sched), .events = POLLIN};
+    struct sched_result result;
+    for (uint32_t n = 0; n < count;) {
+        while (sched_poll(r->sched, 0) == 0 || engine_busy(r->engine))
+            (void)poll(&fd, 1, 1000);
+        while (sched_next(r->sched, &result)) {
+            if (result.seq != seq || result.kind != SCHED_TOKEN || n == count)
+                continue;
+            tokens[n] = result.sampled.token;
+            dots[n++] = result.dot;
+        }
+    }
+}
+
+/* A dot product is one token's: a fork's are those of the sequence that was not forked. */
+static void sched_forks_have_their_own_dots(void **state)
+{
+    (void)state;
+    enum { COMMON = 70, MORE = 9, WANTED = 5 };
+    uint32_t tokens[2][WANTED], stem, seq;
+    float dots[2][WANTED];
+    struct rig r;
+    struct life like = {.prompt_count = COMMON + MORE, .wanted = WANTED, .seed = 4};
+    for (uint32_t i = 0; i < like.prompt_count; i++)
+        like.prompt[i] = i * 11 % TINY_VOCABULARY;
+    engine_make(&r, TINY_LLAMA, PAGES, ROWS_MAX);
+    struct sched_seq_args args = args_of(&like, 0, 1);
+    args.want = ENGINE_WANT_DOT;
+    sched_make(&r, 0);
+    assert_int_equal(sched_add(r.sched, &args, &seq), SCHED_OK);
+    dots_read(&r, seq, WANTED, tokens[0], dots[0]);
+    sched_free(r.sched);
+    sched_make(&r, 0);
+    args.stem = true;
+    args.want = 0;
+    args.prompt_tokens = COMMON;
+    assert_int_equal(sched_add(r.sched, &args, &stem), SCHED_OK);
+    args.stem = false;
+    args.want = ENGINE_WANT_DOT;
+    args.prompt = like.prompt + COMMON;
+    args.prompt_tokens = MORE;
+    assert_int_equal(sched_fork(r.sched, stem, &args, &seq), SCHED_OK);
+    dots_read(&r, seq, WANTED, tokens[1], dots[1]);
+    assert_memory_equal(tokens[0], tokens[1], sizeof tokens[0]);
+    assert_memory_equal(dots[0], dots[1], sizeof dots[0]);
+    assert_true(dots[0][0] != 0 && dots[0][0] != dots[0][1]);
+    sched_free(r.sched);
+    rig_close(&r);
+}
+
+enum misuse { ADD, FORK, POST, NO_MISUSE };
+
+/* Everything is made in the child: threads do not come along. */
+static int unknown_token(void *argument)
+{
+    enum misuse what = *(const enum misuse *)argument;
+    const uint32_t unknown = TINY_VOCABULARY;
+    struct rlimit no_core = {0};
+    struct engine_batch *batch;
+    struct rig r;
+    uint32_t seq;
+    (void)setrlimit(RLIMIT_CORE, &no_core); /* a core file would only be litter */
+    (void)signal(SIGABRT, SIG_DFL);
+    engine_make(&r, TINY_LLAMA, PAGES, ROWS_MAX);
+    tiny_remove(r.folder); /* nobody does if we stop */
+    sched_make(&r, 0);
+    struct life like = {.prompt_count = 2, .wanted = 1};
+    struct sched_seq_args args = args_of(&like, 0, 1);
+    assert_int_equal(sched_add(r.sched, &args, &seq), SCHED_OK);
+    args.prompt = &unknown;
+    args.prompt_tokens = 1;
+    if (what == ADD)
+        (void)sched_add(r.sched, &args, &seq);
+    if (what == FORK)
+        (void)sched_fork(r.sched, seq, &args, &seq);
+    assert_int_equal(engine_batch_new(r.engine, &batch), 0);
+    batch->rows_count = batch->tokens_count = 1;
+    batch->rows[0] = (struct engine_row){.tokens_count = 1};
+    batch->tokens[0] = what == POST ? unknown : unknown - 1;
+    assert_int_equal(engine_post(r.engine, batch, 0), ENGINE_OK);
+    while (!engine_next(r.engine, 0))
+        (void)sched_yield();
+    return 0;
+}
+
+static void sched_tokens_that_the_model_does_not_have_stop_the_process(void **state)
+{
+    (void)state;
+    for (enum misuse what = ADD; what <= NO_MISUSE; what++)
+        assert_int_equal(child_wait(child_start(unknown_token, &what)),
+                         what == NO_MISUSE ? 0 : 128 + SIGABRT);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(sched_a_forced_token_is_the_next),
+        cmocka_unit_test(sched_forks_have_their_own_dots),
         cmocka_unit_test(sched_sequences_write_what_they_write_alone),
         cmocka_unit_test(sched_penalties_of_more_than_a_batch_holds_take_turns),
         cmocka_unit_test(sched_a_tenant_cannot_tell_what_another_asked),
         cmocka_unit_test(sched_a_tenant_cannot_tell_what_another_asks_beside_it),
+        cmocka_unit_test(sched_tokens_that_the_model_does_not_have_stop_the_process),
         cmocka_unit_test(sched_100000_short_sequences_leave_nothing_behind),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

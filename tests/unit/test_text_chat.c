@@ -93,17 +93,13 @@ static char *part_take(char **at, char end)
     return part;
 }
 
-/* family tokenizer roles text... = rendered|ids */
-static void line_check(char *at)
+/* text... = */
+static uint32_t messages_take(char **at, const char *roles, struct chat_message *messages)
 {
-    static uint8_t texts[TEXT_BYTES_MAX], want[TEXT_BYTES_MAX];
-    struct chat_message messages[CHAT_MESSAGES_MAX];
-    struct chat_text text = {.text = room};
-    char *name = part_take(&at, ' '), *tokenizer = part_take(&at, ' ');
-    char *roles = part_take(&at, ' ');
+    static uint8_t texts[TEXT_BYTES_MAX];
     uint32_t used = 0, count = (uint32_t)strlen(roles);
     for (uint32_t i = 0; i < count; i++) {
-        uint32_t bytes = hex_read(part_take(&at, ' '), texts + used);
+        uint32_t bytes = hex_read(part_take(at, ' '), texts + used);
         messages[i] = (struct chat_message){.role = roles[i] == 's'   ? CHAT_SYSTEM
                                                     : roles[i] == 'u' ? CHAT_USER
                                                                       : CHAT_ASSISTANT,
@@ -111,7 +107,19 @@ static void line_check(char *at)
                                             .bytes = bytes};
         used += bytes;
     }
-    (void)part_take(&at, ' ');
+    (void)part_take(at, ' ');
+    return count;
+}
+
+/* family tokenizer roles text... = rendered|ids */
+static void line_check(char *at)
+{
+    static uint8_t want[TEXT_BYTES_MAX];
+    struct chat_message messages[CHAT_MESSAGES_MAX];
+    struct chat_text text = {.text = room};
+    char *name = part_take(&at, ' '), *tokenizer = part_take(&at, ' ');
+    char *roles = part_take(&at, ' ');
+    uint32_t count = messages_take(&at, roles, messages);
     char *rendered = part_take(&at, '|');
     CHECK(chat_render(family(name), messages, count, &text), "%s %s", name, roles);
     uint32_t bytes = hex_read(rendered, want);
@@ -132,6 +140,66 @@ static void families_write_and_encode_the_same(void **state)
     for (; fgets(line, sizeof line, f); lines++) {
         line[strcspn(line, "\n")] = 0;
         line_check(line);
+    }
+    fclose(f);
+    assert_in_range(lines, LINES_MIN, UINT32_MAX);
+}
+
+/* Every fingerprint stands in the table of origins with its family, and every row there is known. */
+static void fingerprints_are_those_of_the_table(void **state)
+{
+    char line[1024], name[64];
+    FILE *f = fopen("tests/golden/chats/published", "r");
+    uint32_t lines = 0, idx;
+    (void)state;
+    CHECK(f, "no table");
+    for (; fgets(line, sizeof line, f); lines++) {
+        char *rest;
+        uint64_t hash = strtoull(line, &rest, 16);
+        const struct chat *chat = chat_published(hash);
+        CHECK(sscanf(rest, "%63s", name) == 1, "%s", line);
+        CHECK(chat && strcmp(chat_name(chat), name) == 0, "%s", line);
+        for (idx = 0; chat_fingerprint(idx) != hash && chat_fingerprint(idx);)
+            idx++;
+        CHECK(idx == lines, "row %u of the table is fingerprint %u", lines, idx);
+    }
+    fclose(f);
+    CHECK(lines > 0 && chat_fingerprint(lines) == 0, "more fingerprints than the table's %u",
+          lines);
+    assert_null(chat_published(0));
+}
+
+/* hash roles text... = what Jinja made of the published template, or "refused". */
+static void published_check(char *at)
+{
+    static uint8_t want[TEXT_BYTES_MAX];
+    struct chat_message messages[CHAT_MESSAGES_MAX];
+    struct chat_text text = {.text = room};
+    char *hash = part_take(&at, ' '), *roles = part_take(&at, ' ');
+    const struct chat *chat = chat_published(strtoull(hash, NULL, 16));
+    uint32_t count = messages_take(&at, roles, messages);
+    CHECK(chat, "%s is not known", hash);
+    bool done = chat_render(chat, messages, count, &text);
+    if (strcmp(at, "refused") == 0) {
+        CHECK(!done, "%s %s: Jinja refuses, we do not", chat_name(chat), roles);
+        return;
+    }
+    uint32_t bytes = hex_read(at, want);
+    CHECK(done && text.bytes == bytes && memcmp(text.text, want, bytes) == 0,
+          "%s %s %s: \"%.*s\", not \"%.*s\"", chat_name(chat), hash, roles, (int)text.bytes,
+          (const char *)text.text, (int)bytes, (const char *)want);
+}
+
+static void published_templates_are_rendered_as_by_jinja(void **state)
+{
+    static char line[4 * TEXT_BYTES_MAX];
+    FILE *f = fopen("tests/golden/chats/rendered", "r");
+    uint32_t lines = 0;
+    (void)state;
+    CHECK(f, "no golden file");
+    for (; fgets(line, sizeof line, f); lines++) {
+        line[strcspn(line, "\n")] = 0;
+        published_check(line);
     }
     fclose(f);
     assert_in_range(lines, LINES_MIN, UINT32_MAX);
@@ -209,7 +277,7 @@ static void published_templates_are_known(void **state)
     for (size_t i = 0; i < COUNT_OF(texts); i++) {
         const struct chat *chat = chat_find(texts[i], strlen(texts[i]));
         assert_non_null(chat);
-        assert_string_equal(chat_name(chat), "qwen3");
+        assert_string_equal(chat_name(chat), "chatml");
         assert_null(chat_find(texts[i], strlen(texts[i]) - 1));
     }
 }
@@ -242,6 +310,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(families_write_and_encode_the_same),
+        cmocka_unit_test(fingerprints_are_those_of_the_table),
+        cmocka_unit_test(published_templates_are_rendered_as_by_jinja),
         cmocka_unit_test(users_never_write_special_tokens),
         cmocka_unit_test(templates_markers_stay_whole),
         cmocka_unit_test(published_templates_are_known),

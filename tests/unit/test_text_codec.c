@@ -97,7 +97,6 @@ static void wrong_files_are_named(void **state)
         {"config.json", "{\"vocab_size\":0}", "config.json: vocab_size"},
         {"config.json", "{\"vocab_size\":\"9\"}", "config.json: vocab_size"},
         {"config.json", "{\"vocab_size\":10}", "tokenizer.json: model.vocab"},
-        {"config.json", "{\"text_config\":{\"vocab_size\":10}}", "tokenizer.json: model.vocab"},
         {"config.json", "{\"eos_token_id\":-1}", "config.json: eos_token_id"},
         {"config.json", "{\"vocab_size\":9999,\"eos_token_id\":[1,9999]}",
          "config.json: eos_token_id"},
@@ -119,12 +118,50 @@ static void wrong_files_are_named(void **state)
         CHECK(unlink(path) == 0, "%s", path);
     }
     assert_int_equal(codec_open("/nonexistent", message, &codec), -EINVAL);
-    assert_non_null(strstr(message, "/nonexistent/tokenizer.json: No such file"));
-    (void)snprintf(path, sizeof path, "%s/config.json", directory);
-    assert_int_equal(mkdir(path, 0700), 0);
-    assert_int_equal(codec_open(directory, message, &codec), -EINVAL);
-    assert_non_null(strstr(message, "config.json: no file"));
-    assert_int_equal(rmdir(path), 0);
+    assert_non_null(strstr(message, "/nonexistent: No such file"));
+}
+
+/* The message is the whole path and then what is wrong. */
+static void refused(const char *where, const char *file, const char *what)
+{
+    char message[CODEC_MESSAGE_BYTES], want[CODEC_MESSAGE_BYTES];
+    struct codec *codec = NULL;
+    (void)snprintf(want, sizeof want, "%s/%s: %s", where, file, what);
+    CHECK(codec_open(where, message, &codec) == -EINVAL, "accepted, not \"%s\"", want);
+    CHECK(strncmp(message, want, strlen(want)) == 0, "\"%s\", not \"%s\"", message, want);
+}
+
+/* Somebody else's file, or what is no file, is refused in the place of each. */
+static void files_are_plain_and_our_own(void **state)
+{
+    char path[256], link[256];
+    struct stat info;
+    (void)state;
+    for (size_t i = 1; i < COUNT_OF(files); i++)
+        text_write(files[i], i == 4 ? "qwen3" : "{}");
+    codec_free(opened());
+    for (size_t i = 0; i < COUNT_OF(files); i++) {
+        (void)snprintf(path, sizeof path, "%s/%s", directory, files[i]);
+        (void)snprintf(link, sizeof link, "%s/elsewhere", directory);
+        CHECK(stat(path, &info) == 0 && chmod(path, 0666) == 0, "%s", path);
+        refused(directory, files[i], "others may write it (mode 666)");
+        CHECK(chmod(path, info.st_mode & 0777) == 0 && rename(path, link) == 0, "%s", path);
+        CHECK(mkfifo(path, 0600) == 0, "%s", path);
+        refused(directory, files[i], "not a plain file");
+        CHECK(unlink(path) == 0 && mkdir(path, 0700) == 0, "%s", path);
+        refused(directory, files[i], "not a plain file");
+        CHECK(rmdir(path) == 0 && symlink("elsewhere", path) == 0, "%s", path);
+        codec_free(opened());
+        CHECK(chmod(directory, 0777) == 0, "%s", directory);
+        refused(directory, files[i], "a symbolic link in a directory that others may write");
+        CHECK(chmod(directory, 0700) == 0 && rename(link, path) == 0, "%s", directory);
+    }
+    /* A folder of a long name is named to its end. */
+    char deep[256];
+    int length = snprintf(deep, sizeof deep, "%s/%0150d", directory, 7);
+    CHECK(length > 0 && mkdir(deep, 0700) == 0, "%s", deep);
+    refused(deep, "tokenizer.json", "No such file");
+    CHECK(rmdir(deep) == 0, "%s", deep);
 }
 
 static void ends_come_from_each_file(void **state)
@@ -196,9 +233,9 @@ static void chat_needs_a_known_template(void **state)
 /* A template that nobody knows, and a family's name from the configuration. */
 static void chat_is_taken_by_a_family_s_name(void **state)
 {
-    static const char *const all[] = {"llama-2",    "llama-3", "llama-3.1",   "mistral-v1",
-                                      "mistral-v3", "qwen2",   "qwen2.5",     "qwen3",
-                                      "gemma",      "phi-3",   "deepseek-r1", "deepseek-r1-think"};
+    static const char *const all[] = {
+        "llama-2", "llama-3", "llama-3.1", "mistral-v1",  "mistral-v3",        "qwen2", "qwen2.5",
+        "qwen3",   "gemma",   "phi-3",     "deepseek-r1", "deepseek-r1-think", "chatml"};
     static uint32_t ids[IDS_MAX], want[IDS_MAX];
     char message[CODEC_MESSAGE_BYTES];
     (void)state;
@@ -298,6 +335,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(wrong_files_are_named, directory_begin, directory_end),
+        cmocka_unit_test_setup_teardown(files_are_plain_and_our_own, directory_begin,
+                                        directory_end),
         cmocka_unit_test_setup_teardown(ends_come_from_each_file, directory_begin, directory_end),
         cmocka_unit_test_setup_teardown(chat_needs_a_known_template, directory_begin,
                                         directory_end),

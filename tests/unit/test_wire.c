@@ -155,6 +155,13 @@ static void submit_fields_are_held_to_their_ranges(void **state)
     RECORD(submit_inline, submit.program_id = UINT64_MAX, OK);
     RECORD(submit_inline, submit.flags = WIRE_SUBMIT_PROMPT_TOKENS, OK);
     RECORD(submit_inline, submit.flags = WIRE_SUBMIT_FLAGS_KNOWN + 1, VIOLATION(RECORD_RESERVED));
+    RECORD(submit_inline, submit.flags = WIRE_SUBMIT_RESUMED, VIOLATION(RECORD_RESERVED));
+    union wire_record driven = submit_inline();
+    driven.submit.algorithm = DYNASOR_ALGORITHM_CUSTOM;
+    expect(wire_check_record(&driven, &limits, &fault), OK);
+    driven.submit.flags = WIRE_SUBMIT_RESUMED;
+    expect(wire_check_record(&driven, &limits, &fault), WIRE_REFUSE, DYNASOR_E_RESTARTED,
+           DYNASOR_FIELD_NONE);
     RECORD(submit_inline, submit.flags = 0x80, VIOLATION(RECORD_RESERVED));
     RECORD(submit_inline, submit.algorithm = DYNASOR_ALGORITHM_COUNT - 1, OK);
     RECORD(submit_inline, submit.algorithm = DYNASOR_ALGORITHM_COUNT, UNSUPPORTED(ALGORITHM));
@@ -234,13 +241,87 @@ static void cancel_and_release_are_held_to_their_ranges(void **state)
     RECORD(release_good, release.program_id = 0, OK); /* names no program: ignored later */
 }
 
+static union wire_record command_of(enum dynasor_command command)
+{
+    return (union wire_record){
+        .command = {
+            .op = WIRE_OP_COMMAND, .command = (uint8_t)command, .index = 3, .program_id = 9}};
+}
+
+static union wire_record fork_good(void)
+{
+    union wire_record r = command_of(DYNASOR_COMMAND_FORK);
+    r.command.flags = WIRE_COMMAND_FLAGS_KNOWN;
+    r.command.u.begin.top_p = 1;
+    return r;
+}
+
+static union wire_record give_good(void)
+{
+    union wire_record r = command_of(DYNASOR_COMMAND_GIVE);
+    r.command.bytes = 3;
+    memcpy(r.command.u.text, "\xe2\x82\xac", 3);
+    return r;
+}
+
+static void commands_are_held_to_their_ranges(void **state)
+{
+    (void)state;
+    RECORD(fork_good, command.index = 511, OK);
+    RECORD(fork_good, command.index = 512, VIOLATION(RECORD_INDEX));
+    RECORD(fork_good, command.program_id = 0, OK); /* names no program: ignored later */
+    RECORD(fork_good, command.command = 0, UNSUPPORTED(COMMAND));
+    RECORD(fork_good, command.command = DYNASOR_COMMAND_COUNT, UNSUPPORTED(COMMAND));
+    assert_int_equal(fault.lo, 1);
+    assert_int_equal(fault.hi, DYNASOR_COMMAND_COUNT - 1);
+    RECORD(fork_good, command.command = DYNASOR_COMMAND_PROBE, OK);
+    RECORD(fork_good, command.command = DYNASOR_COMMAND_KILL, VIOLATION(RECORD_RESERVED));
+    RECORD(fork_good, command.flags = WIRE_COMMAND_FLAGS_KNOWN + 1, VIOLATION(RECORD_RESERVED));
+    RECORD(fork_good, command.bytes = 1, VIOLATION(RECORD_RESERVED));
+    RECORD(fork_good, command.u.begin.reserved = 1, VIOLATION(RECORD_RESERVED));
+    RECORD(fork_good, command.u.begin.streams = 3, OK);
+    RECORD(fork_good, command.u.begin.streams = 4, REFUSED(STREAMS));
+    RECORD(fork_good, command.u.begin.temperature = -1, REFUSED(TEMPERATURE));
+    RECORD(fork_good, command.u.begin.top_p = 0, REFUSED(TOP_P));
+    RECORD(fork_good, command.u.begin.min_p = 2, REFUSED(MIN_P));
+    RECORD(fork_good, command.flags = 0; r.command.u.begin.top_p = 0, OK);
+    RECORD(fork_good, command.u.begin.parent = UINT32_MAX, OK); /* the program knows its branches */
+}
+
+static void what_a_command_does_not_use_is_zero(void **state)
+{
+    static const uint8_t words[DYNASOR_COMMAND_COUNT] = {0, 9, 8, 8, 1, 0, 0, 3, 2};
+    (void)state;
+    for (uint32_t c = DYNASOR_COMMAND_FORK; c < DYNASOR_COMMAND_COUNT; c++)
+        for (uint32_t w = 0; w < 9; w++) {
+            union wire_record r = command_of((enum dynasor_command)c);
+            r.command.u.word[w] = 1;
+            if (w < words[c])
+                expect(wire_check_record(&r, &limits, &fault), OK);
+            else
+                expect(wire_check_record(&r, &limits, &fault), VIOLATION(RECORD_RESERVED));
+        }
+}
+
+static void given_text_is_whole_characters(void **state)
+{
+    (void)state;
+    RECORD(give_good, command.bytes = 3, OK);
+    RECORD(give_good, command.bytes = 0, VIOLATION(GIVEN_BYTES));
+    RECORD(give_good, command.bytes = WIRE_GIVE_BYTES, OK); /* zeros are text */
+    RECORD(give_good, command.bytes = WIRE_GIVE_BYTES + 1, VIOLATION(GIVEN_BYTES));
+    RECORD(give_good, command.u.text[3] = 1, VIOLATION(RECORD_RESERVED));
+    RECORD(give_good, command.u.text[2] = 0, VIOLATION(PROMPT_TEXT));
+    RECORD(give_good, command.flags = 1, VIOLATION(RECORD_RESERVED));
+}
+
 static void every_other_op_is_a_violation(void **state)
 {
     (void)state;
     for (unsigned op = 0; op < 256; op++) {
         union wire_record r = submit_inline();
         r.op = (uint8_t)op;
-        if (op < WIRE_OP_SUBMIT || op > WIRE_OP_RELEASE)
+        if (op < WIRE_OP_SUBMIT || op > WIRE_OP_COMMAND)
             expect(wire_check_record(&r, &limits, &fault), VIOLATION(RECORD_OP));
     }
 }
@@ -607,6 +688,9 @@ int main(void)
         cmocka_unit_test(inline_prompt_bytes_are_held_to_their_range_and_the_rest_is_zero),
         cmocka_unit_test(payload_lies_in_the_arena_or_the_session_ends),
         cmocka_unit_test(cancel_and_release_are_held_to_their_ranges),
+        cmocka_unit_test(commands_are_held_to_their_ranges),
+        cmocka_unit_test(what_a_command_does_not_use_is_zero),
+        cmocka_unit_test(given_text_is_whole_characters),
         cmocka_unit_test(every_other_op_is_a_violation),
         cmocka_unit_test(spec_is_held_to_its_ranges),
         cmocka_unit_test(sampling_is_held_to_its_ranges),

@@ -96,6 +96,32 @@ static void put_records(void)
     F(wire_event_end, tokens_count), F(wire_event_end, field), F(wire_event_end, flags);
     F(wire_event_end, lo), F(wire_event_end, hi), F(wire_event_end, got);
     F(wire_event_end, submit_pos);
+    S(wire_command), F(wire_command, op), F(wire_command, command), F(wire_command, flags);
+    F(wire_command, bytes), F(wire_command, index), F(wire_command, program_id);
+    F(wire_command, branch), F(wire_command, u.begin.parent);
+    F(wire_command, u.begin.parent_tokens), F(wire_command, u.begin.tokens_max);
+    F(wire_command, u.begin.temperature), F(wire_command, u.begin.top_p);
+    F(wire_command, u.begin.min_p), F(wire_command, u.begin.top_k);
+    F(wire_command, u.begin.streams), F(wire_command, u.extend.tokens_max);
+    F(wire_command, u.report.signal), F(wire_command, u.report.knob);
+    F(wire_command, u.report.value), F(wire_command, u.finish.verdict);
+    F(wire_command, u.finish.answer), F(wire_command, u.text);
+    S(wire_event_branch_tokens), F(wire_event_branch_tokens, kind);
+    F(wire_event_branch_tokens, count), F(wire_event_branch_tokens, index);
+    F(wire_event_branch_tokens, branch), F(wire_event_branch_tokens, position);
+    F(wire_event_branch_tokens, token);
+    S(wire_event_branch_text), F(wire_event_branch_text, kind), F(wire_event_branch_text, count);
+    F(wire_event_branch_text, index), F(wire_event_branch_text, branch);
+    F(wire_event_branch_text, position_bytes), F(wire_event_branch_text, text);
+    S(wire_event_branch), F(wire_event_branch, kind), F(wire_event_branch, state);
+    F(wire_event_branch, scored), F(wire_event_branch, index), F(wire_event_branch, branch);
+    F(wire_event_branch, tokens_count), F(wire_event_branch, path_tokens);
+    F(wire_event_branch, text_bytes), F(wire_event_branch, score);
+    F(wire_event_branch, log_probability), F(wire_event_branch, entropy);
+    S(wire_event_command), F(wire_event_command, kind), F(wire_event_command, command);
+    F(wire_event_command, status), F(wire_event_command, index), F(wire_event_command, branch);
+    F(wire_event_command, field), F(wire_event_command, lo), F(wire_event_command, hi);
+    F(wire_event_command, got);
 }
 
 static void put_regions(void)
@@ -148,6 +174,10 @@ static void put_numbers(void)
     N(DYNASOR_PARAMETERS_MAX), N(DYNASOR_ANSWER_PREFIX_BYTES_MAX), N(DYNASOR_STEP_END_BYTES_MAX);
     N(DYNASOR_PROFILE_BYTES_MAX), N(CONTROL_OP_STATUS), N(CONTROL_OP_GET), N(CONTROL_OP_SET);
     N(CONTROL_OP_PROFILE_LIST), N(CONTROL_OP_PROFILE_SHOW), N(CONTROL_OP_PROFILE_LOAD);
+    N(WIRE_OP_COMMAND), N(WIRE_SUBMIT_RESUMED), N(WIRE_COMMAND_SAMPLING);
+    N(WIRE_COMMAND_STOPS_AT_STEP), N(WIRE_COMMAND_WANTS_SCORE), N(WIRE_EVENT_BRANCH_TOKENS);
+    N(WIRE_EVENT_BRANCH_TEXT), N(WIRE_EVENT_BRANCH), N(WIRE_EVENT_COMMAND_REFUSED);
+    N(DYNASOR_COMMAND_COUNT), N(DYNASOR_BRANCH_STATES_COUNT), N(DYNASOR_GIVEN_BYTES_MAX);
     N(DYNASOR_FIELD_COUNT), N(CONTROL_MAGIC);
     put("layout_hash %016llx\n", (unsigned long long)wire_layout_hash());
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes tests/golden/tokenizers: small tokenizers of every kind that the daemon reads, nasty texts, and
 what the `tokenizers` package makes of them. Needs that package and jinja2; run it from
-the repository's root. All text is made up here, from a fixed seed.
+the repository's root; with the argument chat, only that file is made. All text is made up here, from a fixed seed.
 
   NAME.json  a tokenizer.json
   texts      one text a line, its bytes in hexadecimal
@@ -12,11 +12,12 @@ the repository's root. All text is made up here, from a fixed seed.
 Ids are base 36, with a comma between them. Seeds of the fuzz targets go to tests/fuzz/corpus.
 
 The templates below say what those of the families write for the system, users and assistants, as their
-model cards describe it; they are shorter than the published ones, which do more.
+model cards describe it; they are shorter than the published ones, which do more (make_chats.py has those).
 """
 import json
 import os
 import random
+import sys
 import unicodedata
 
 import jinja2
@@ -382,7 +383,7 @@ LLAMA2_CHAT = ("{% set ns = namespace(s='') %}{% for m in messages %}{% if m.rol
 MISTRAL1_CHAT = ("<s>{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %}"
                  "{{ m.content }}</s>{% endif %}{% endfor %}")
 MISTRAL3_CHAT = ("<s>{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }}[/INST]{% else %}"
-                 " {{ m.content }}</s>{% endif %}{% endfor %}")
+                 " {{ m.content|trim }}</s>{% endif %}{% endfor %}")
 GEMMA_CHAT = ("<bos>{% for m in messages %}<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n"
               "{{ m.content|trim }}<end_of_turn>\n{% endfor %}<start_of_turn>model\n")
 PHI3_CHAT = "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}<|assistant|>\n"
@@ -402,7 +403,8 @@ CHATS = [  # family, template, its values, tokenizer, has a system message
     ("gemma", GEMMA_CHAT, {}, "gemma", False),
     ("phi-3", PHI3_CHAT, {}, "phi3", True),
     ("deepseek-r1", DEEPSEEK_CHAT, {}, "-", True),
-    ("deepseek-r1-think", DEEPSEEK_CHAT, {"think": "<think>\n"}, "-", True)]
+    ("deepseek-r1-think", DEEPSEEK_CHAT, {"think": "<think>\n"}, "-", True),
+    ("chatml", CHATML, {}, "qwen2", True)]
 CHAT_TEXTS = ["Hi", "What is 17 * 23?", "  two lines\nand spaces \t\n", "\u3000日本語\u2003", "café cafe\u0301 é\u0323",
               "'s it", "0123456789", "👩‍👩‍👧‍👦", "x" * 40, "a b  c   d", "\x00", "end.\n", ""]
 
@@ -517,7 +519,18 @@ def seeds(all_texts):
         seed("tokenize", str(i), bytes([i, R.randrange(60), R.randrange(60)]) + text)
 
 
+def chat_alone():
+    """With the tokenizers that are there, which another version of the package would train otherwise."""
+    documents = {}
+    for name in {name for _, _, _, name, _ in CHATS} - {"-"}:
+        with open(os.path.join(OUT, name + ".json"), encoding="utf-8") as f:
+            documents[name] = json.load(f)
+    write("chat", chat_golden(documents))
+
+
 def main():
+    if sys.argv[1:] == ["chat"]:
+        return chat_alone()
     os.makedirs(OUT, exist_ok=True)
     all_texts = texts()
     write("texts", "".join(t.hex() + "\n" for t in all_texts))

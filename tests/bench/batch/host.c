@@ -43,7 +43,8 @@ struct host *host_open(const char *policy, const char *reward, uint32_t programs
 {
     char message[ENGINE_MESSAGE_BYTES];
     struct host *h = need(calloc(1, sizeof *h));
-    if (codec_open(policy, message, &h->codec) != 0)
+    if (codec_open(policy, message, &h->codec) != 0 ||
+        (reward && codec_check_reader(h->codec, reward, message) != 0))
         fail("%s", message);
     struct engine_config config = {
         .directory = {[ENGINE_POLICY] = policy, [ENGINE_REWARD] = reward},

@@ -1,10 +1,13 @@
 /* How well certaindex tells what a program needs: correlation with the steps from which its answer is
- * right for good, by detect step and by threshold, and beside other signals. */
+ * right for good, by detect step and by threshold, and beside other signals. One of them is a linear probe
+ * of the policy model's hidden states (hidden.c): LOG.hidden has its prediction for each problem. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "tests/bench/batch/figures.h"
+
+#define HIDDEN_PROBLEMS_MAX 1000000u
 
 /* A problem over its seeds. */
 struct point {
@@ -13,13 +16,50 @@ struct point {
     double length;
     double log_probability;
     double reward;
+    double hidden;
     double needed; /* steps, of the programs that are right at the cap */
     double solved;
 };
 
+/* Steps predicted from hidden states, by problem. */
+struct hidden {
+    double *steps; /* NAN: not predicted */
+    uint32_t count;
+};
+
+/* False: the campaign made none for this log. */
+static bool hidden_read(const char *folder, const char *log, struct hidden *h)
+{
+    char path[4096], line[256];
+    uint32_t problem;
+    double steps;
+    *h = (struct hidden){0};
+    (void)snprintf(path, sizeof path, "%s/%s.hidden", folder, log); /* too long: not found */
+    FILE *file = fopen(path, "re");
+    if (!file)
+        return false;
+    while (fgets(line, sizeof line, file)) {
+        if (sscanf(line, "%u\t%lf", &problem, &steps) != 2 || problem >= HIDDEN_PROBLEMS_MAX)
+            continue; /* a header */
+        if (problem >= h->count) {
+            h->steps = need(realloc(h->steps, (problem + 1) * sizeof *h->steps));
+            while (h->count <= problem)
+                h->steps[h->count++] = NAN;
+        }
+        h->steps[problem] = steps;
+    }
+    (void)fclose(file); /* only read */
+    return h->count > 0;
+}
+
+static double hidden_of(const struct hidden *h, uint32_t problem)
+{
+    return problem < h->count ? h->steps[problem] : NAN;
+}
+
 /* H~ of so many answers, and what else is known then. */
-static void point_add(const struct study *s, uint32_t run, uint32_t detect, uint32_t cap,
-                      struct point *p)
+static void point_add(const struct study *s, const struct hidden *h, uint32_t run, uint32_t detect,
+                      uint32_t cap, struct point *p)
 {
     static const struct policy_options options = {.kind = POLICY_STATIC};
     const struct item *item = &s->items.all[run];
@@ -28,6 +68,7 @@ static void point_add(const struct study *s, uint32_t run, uint32_t detect, uint
     p->programs++;
     p->certainty += seen.value[CERTAINDEX_CERTAINTY];
     p->reward += seen.value[CERTAINDEX_REWARD];
+    p->hidden += hidden_of(h, item->problem);
     p->length += (double)item->steps[detect - 1].tokens;
     for (uint32_t i = 0; i < detect; i++)
         p->log_probability += (double)item->steps[i].log_probability / detect;
@@ -38,8 +79,8 @@ static void point_add(const struct study *s, uint32_t run, uint32_t detect, uint
 }
 
 /* By problem; only those that are solved at least once have needed something. */
-static uint32_t points_of(const struct study *s, uint32_t detect, uint32_t cap,
-                          struct point **ret_points)
+static uint32_t points_of(const struct study *s, const struct hidden *h, uint32_t detect,
+                          uint32_t cap, struct point **ret_points)
 {
     struct point *points = need(calloc(s->items.count, sizeof *points));
     uint32_t count = 0, solved = 0;
@@ -47,7 +88,7 @@ static uint32_t points_of(const struct study *s, uint32_t detect, uint32_t cap,
         if (i == 0 || s->items.all[i].problem != s->items.all[i - 1].problem)
             count++;
         if (s->items.all[i].steps_count >= detect)
-            point_add(s, i, detect, cap, &points[count - 1]);
+            point_add(s, h, i, detect, cap, &points[count - 1]);
     }
     for (uint32_t i = 0; i < count; i++)
         if (points[i].solved > 0)
@@ -56,13 +97,14 @@ static uint32_t points_of(const struct study *s, uint32_t detect, uint32_t cap,
     return solved;
 }
 
-enum signal { CERTAINTY, LENGTH, LOG_PROBABILITY, REWARD, SIGNALS };
+enum signal { CERTAINTY, LENGTH, LOG_PROBABILITY, REWARD, HIDDEN, SIGNALS };
 static const char *const signal_names[SIGNALS] = {"certainty", "length", "log_probability",
-                                                  "reward"};
+                                                  "reward", "hidden_states"};
 
 static double signal_of(const struct point *p, enum signal signal)
 {
-    const double sums[SIGNALS] = {p->certainty, p->length, p->log_probability, p->reward};
+    const double sums[SIGNALS] = {p->certainty, p->length, p->log_probability, p->reward,
+                                  p->hidden};
     return sums[signal] / p->programs;
 }
 
@@ -70,11 +112,11 @@ struct correlation {
     double pearson, kendall;
 };
 
-static struct correlation correlate(const struct study *s, uint32_t detect, uint32_t cap,
+static struct correlation correlate(const struct study *s, const struct hidden *h, uint32_t detect,
                                     enum signal signal)
 {
     struct point *points;
-    uint32_t count = points_of(s, detect, cap, &points);
+    uint32_t count = points_of(s, h, detect, 0, &points);
     double *x = need(calloc(count + 1, sizeof *x)), *y = need(calloc(count + 1, sizeof *y));
     for (uint32_t i = 0; i < count; i++) {
         x[i] = signal_of(&points[i], signal);
@@ -87,7 +129,7 @@ static struct correlation correlate(const struct study *s, uint32_t detect, uint
     return c;
 }
 
-/* ---- programs of branches ------------------------------------------------------------------------- */
+/* ---- what is looked at ---------------------------------------------------------------------------- */
 
 static const struct row {
     const char *log;
@@ -98,22 +140,93 @@ static const struct row {
             {"rebase-words-split-128", "pearson_rebase_words", 16, CERTAINTY},
             {"mcts-game24", "pearson_mcts_game24", 3, REWARD}};
 
+/* ---- tokens at equal accuracy --------------------------------------------------------------------- */
+
+/* What a program is when it stops at the detect step, and when it does not. */
+struct choice {
+    double signal;
+    double tokens[2]; /* stopped, whole */
+    bool right[2];
+};
+
+static struct choice choice_of(const struct study *s, const struct hidden *h, uint32_t run,
+                               uint32_t detect, enum signal signal)
+{
+    const struct item *item = &s->items.all[run];
+    const struct log_run *of = &s->log.runs[run];
+    struct point p = {0};
+    point_add(s, h, run, detect, 0, &p);
+    return (struct choice){.signal = signal_of(&p, signal),
+                           .tokens = {(double)item->steps[detect - 1].tokens,
+                                      (double)item->steps[item->steps_count - 1].tokens},
+                           .right = {s->log.right[of->first + detect - 1] > 0,
+                                     s->log.right[of->first + of->count - 1] > 0}};
+}
+
+static int by_signal(const void *a, const void *b)
+{
+    const struct choice *x = a, *y = b;
+    return (x->signal > y->signal) - (x->signal < y->signal);
+}
+
+/* Most tokens saved, in percent, by stopping everybody on one side of a threshold, such that accuracy at
+ * the cap falls by no more than so many points. Threshold and side are the best ones here, for each
+ * signal alike. */
+static double saved_at_equal(const struct study *s, const struct hidden *h, uint32_t detect,
+                             enum signal signal, double points)
+{
+    struct choice *c = need(calloc(s->items.count, sizeof *c));
+    uint32_t count = 0;
+    double whole = 0, best = 0;
+    for (uint32_t i = 0; i < s->items.count; i++)
+        if (s->items.all[i].steps_count >= detect) {
+            c[count] = choice_of(s, h, i, detect, signal);
+            whole += c[count++].tokens[1];
+        }
+    qsort(c, count, sizeof *c, by_signal);
+    for (uint32_t side = 0; side < 2; side++) {
+        double saved = 0, lost = 0;
+        for (uint32_t i = 0; i < count; i++) {
+            const struct choice *at = &c[side ? i : count - 1 - i];
+            const struct choice *next = i + 1 < count ? &c[side ? i + 1 : count - 2 - i] : NULL;
+            saved += at->tokens[1] - at->tokens[0];
+            lost += (double)at->right[1] - (double)at->right[0];
+            bool threshold = !next || next->signal > at->signal || next->signal < at->signal;
+            if (threshold && 100 * lost <= points * count && saved > best)
+                best = saved;
+        }
+    }
+    free(c);
+    return whole > 0 ? 100 * best / whole : 0;
+}
+
+/* ---- programs of branches ------------------------------------------------------------------------- */
+
+#define EQUAL_POINTS 0.5 /* accuracy that counts as equal */
+
 static void figure_correlations(const char *folder, FILE *file)
 {
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         struct study s;
+        struct hidden h;
         if (!study_open(folder, rows[i].log, &s))
             continue;
+        bool with_hidden = hidden_read(folder, rows[i].log, &h);
         for (uint32_t k = 0; k < SIGNALS; k++) {
-            struct correlation c = correlate(&s, rows[i].detect, 0, (enum signal)k);
-            printf("  %-24s %-16s Pearson %+.3f, Kendall %+.3f\n", rows[i].log, signal_names[k],
-                   c.pearson, c.kendall);
+            enum signal signal = (enum signal)k;
+            if (signal == HIDDEN && !with_hidden)
+                continue;
+            struct correlation c = correlate(&s, &h, rows[i].detect, signal);
+            double saved = saved_at_equal(&s, &h, rows[i].detect, signal, EQUAL_POINTS);
+            printf("  %-24s %-16s Pearson %+.3f, Kendall %+.3f, saves %.1f %% at equal accuracy\n",
+                   rows[i].log, signal_names[k], c.pearson, c.kendall, saved);
             if (file)
-                (void)fprintf(file, "%s\t%u\t%s\t%.4f\t%.4f\n", rows[i].log, rows[i].detect,
-                              signal_names[k], c.pearson, c.kendall);
-            if (k == rows[i].signal)
+                (void)fprintf(file, "%s\t%u\t%s\t%.4f\t%.4f\t%.2f\n", rows[i].log, rows[i].detect,
+                              signal_names[k], c.pearson, c.kendall, saved);
+            if (signal == rows[i].signal)
                 programs_bar_set(rows[i].bar, c.pearson);
         }
+        free(h.steps);
         study_close(&s);
     }
 }
@@ -121,13 +234,21 @@ static void figure_correlations(const char *folder, FILE *file)
 static void figure_beside(const char *folder)
 {
     struct study s;
+    struct hidden h;
     if (!study_open(folder, "sc-words", &s))
         return;
-    double certainty = fabs(correlate(&s, 5, 0, CERTAINTY).pearson);
+    const struct hidden none = {0};
+    double certainty = fabs(correlate(&s, &none, 5, CERTAINTY).pearson);
     programs_bar_set("certainty_over_length",
-                     certainty - fabs(correlate(&s, 5, 0, LENGTH).pearson));
+                     certainty - fabs(correlate(&s, &none, 5, LENGTH).pearson));
     programs_bar_set("certainty_over_log_probability",
-                     certainty - fabs(correlate(&s, 5, 0, LOG_PROBABILITY).pearson));
+                     certainty - fabs(correlate(&s, &none, 5, LOG_PROBABILITY).pearson));
+    if (hidden_read(folder, "sc-words", &h))
+        programs_bar_set("certainty_over_hidden_states",
+                         certainty - fabs(correlate(&s, &h, 5, HIDDEN).pearson));
+    else
+        programs_bar_lacks("certainty_over_hidden_states", "there is no sc-words.hidden");
+    free(h.steps);
     study_close(&s);
 }
 
@@ -167,7 +288,7 @@ static void figure_chain(const char *folder, FILE *file)
     printf("  %-24s %-16s Pearson %+.3f, Kendall %+.3f\n", "cot-long", "agreement", c,
            kendall(x, y, count));
     if (file)
-        (void)fprintf(file, "cot-long\t%u\tagreement\t%.4f\t%.4f\n", PROBES, c,
+        (void)fprintf(file, "cot-long\t%u\tagreement\t%.4f\t%.4f\t\n", PROBES, c,
                       kendall(x, y, count));
     programs_bar_set("pearson_cot_long", c);
     free(x);
@@ -197,7 +318,7 @@ static void figure_detects(const char *folder, const char *out)
             solvable += right;
             stoppable += agree && (s.log.right[run->first + detect - 1] > 0) == right;
         }
-        double c = correlate(&s, detect, 0, CERTAINTY).pearson, n = s.items.count;
+        double c = correlate(&s, &(struct hidden){0}, detect, CERTAINTY).pearson, n = s.items.count;
         worst = c > worst ? c : worst;
         printf("  detect at %-2u: Pearson %+.3f, stoppable %.1f %%, solvable %.1f %%\n", detect, c,
                100 * stoppable / n, 100 * solvable / n);
@@ -259,12 +380,11 @@ static void figure_thresholds(const char *folder, const char *out)
 void figures_signals(const char *folder, const char *out)
 {
     printf("\nsignals and the steps that are needed\n");
-    FILE *file = figure_open(out, "correlations", "log\tdetect\tsignal\tpearson\tkendall");
+    FILE *file = figure_open(out, "correlations", "log\tdetect\tsignal\tpearson\tkendall\tsaved");
     figure_correlations(folder, file);
     figure_chain(folder, file);
     figure_close(file);
     figure_beside(folder);
-    programs_bar_lacks("certainty_over_hidden_states", "hidden states are in no log");
     figure_detects(folder, out);
     figure_thresholds(folder, out);
 }

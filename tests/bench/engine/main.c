@@ -7,6 +7,7 @@
  * failed, 2 for wrong arguments. */
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "tests/bench/dynasor/dynasor_bench.h"
 #include "tests/bench/engine/bench_engine.h"
@@ -49,6 +50,11 @@ int bench_engine_main(int argc, char **argv)
     }
     if (!options.model)
         return usage();
+    struct stat folder;
+    if (stat(options.model, &folder) != 0 || !S_ISDIR(folder.st_mode)) {
+        (void)fprintf(stderr, "dynasor-bench engine: --model %s: no such folder\n", options.model);
+        return 1;
+    }
     (void)setvbuf(stdout, NULL, _IOLBF, 0); /* only for those who watch */
     int failed = 0;
     for (size_t i = 0; i < PARTS_COUNT; i++)

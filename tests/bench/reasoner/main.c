@@ -45,7 +45,8 @@ static void open_models(const struct options *o, struct reasoner *r)
 {
     char message[ENGINE_MESSAGE_BYTES];
     *r = (struct reasoner){.temperature = o->temperature, .has_reward = o->reward};
-    if (codec_open(o->policy, message, &r->codec) != 0)
+    if (codec_open(o->policy, message, &r->codec) != 0 ||
+        (o->reward && codec_check_reader(r->codec, o->reward, message) != 0))
         fail("%s", message);
     if (codec_scratch_new(r->codec, REASONER_PROMPT_BYTES, &r->scratch) != 0)
         fail("no memory");

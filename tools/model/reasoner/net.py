@@ -45,7 +45,7 @@ class Block(nn.Module):
 
 
 class Net(nn.Module):
-    """scores: a reward model: one value a token instead of logits."""
+    """scores: a reward model: has one value a token besides, and reward.py its own losses."""
 
     def __init__(self, scores=False):
         super().__init__()
@@ -67,11 +67,8 @@ class Net(nn.Module):
 
     def forward(self, tokens, targets, weights):
         """Weighted mean of the losses; targets are the next tokens."""
-        x = self.hidden(tokens)
-        if self.score is not None:
-            loss = F.binary_cross_entropy_with_logits(self.score(x).squeeze(-1).float(), targets, reduction="none")
-        else:
-            loss = F.cross_entropy(F.linear(x, self.embed.weight).float().flatten(0, 1), targets.flatten(), reduction="none").view_as(weights)
+        logits = F.linear(self.hidden(tokens), self.embed.weight).float()
+        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(weights)
         return (loss * weights).sum() / weights.sum()
 
 

@@ -1,0 +1,74 @@
+#!/bin/bash
+# timeout: 120
+# A program whose client decides, through the library and a daemon with the shipped models: client/examples/my_sc
+# says the tokens that `sc` says with the same seed, is small enough to be read, and ends RESTARTED, by name,
+# when its daemon dies under it; what is submitted afterwards runs.
+
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+build=${DYN_BUILD:-$PWD/build}
+model=tools/model/dynasor-5m
+work=$(mktemp -d "${TMPDIR:-/tmp}/e2e.XXXXXX") || exit 1
+daemon_pid=
+
+fail() {
+    echo "FAIL: $*"
+    for log in "$work"/*.log; do [ -s "$log" ] && sed "s|^|$(basename "$log"): |" "$log" | tail -20; done
+    exit 1
+}
+# shellcheck disable=SC2317 # called by the trap
+cleanup() {
+    [ -z "$daemon_pid" ] || kill "$daemon_pid" 2>/dev/null
+    wait 2>/dev/null
+    rm -rf "$work"
+}
+trap cleanup EXIT
+
+start() {
+    "$build/bin/dynasord" --config /dev/null --set daemon.socket_path="$work/socket" \
+        --set daemon.control_path="$work/control" --policy $model/policy --reward $model/reward "$@" \
+        >"$work/daemon.log" 2>&1 &
+    daemon_pid=$!
+    for _ in $(seq 1000); do
+        "$build/bin/dynasorctl" --socket "$work/control" status >/dev/null 2>&1 && return 0
+        kill -0 $daemon_pid 2>/dev/null || return 1
+        sleep 0.02
+    done
+    return 1
+}
+my_sc() { timeout 60 "$build/examples/my_sc" --socket "$work/socket" "$@"; }
+sc() { timeout 60 "$build/examples/reason" --socket "$work/socket" --chat --tokens --profile even "$@"; }
+
+lines=$(wc -l <client/examples/my_sc.c)
+[ "$lines" -le 150 ] || fail "my_sc.c has $lines lines"
+start || fail "the daemon does not start"
+
+count=0
+several=0
+for line in 1 2 4 5 7 11 14 40; do
+    message=$(sed -n "${line}p" tools/model/tasks/words.test.tsv | cut -f3)
+    sc --seed $line --set cap=6 --max-tokens 200 sc "$message" 2>"$work/sc.log" >"$work/all" || fail "sc"
+    grep -E '^(tokens|answer)' "$work/all" >"$work/wanted"
+    my_sc --seed $line --count 6 --max-tokens 200 "$message" >"$work/mine" 2>"$work/my_sc.log" || fail "my_sc"
+    grep -E '^(tokens|answer)' "$work/mine" | diff "$work/wanted" - >"$work/diff.log" || fail "other tokens (line $line)"
+    [ "$(wc -w <"$work/wanted")" -gt 10 ] || fail "hardly a token"
+    grep -q '^confidence 1.000000' "$work/mine" || several=$((several + 1))
+    count=$((count + 1))
+done
+[ $several -gt 0 ] || fail "all samples agreed every time: nothing was voted on"
+echo "$count problems: my_sc says what sc says; $several were voted on"
+
+my_sc --count 256 --max-tokens 2000 hello >"$work/out" 2>"$work/long.log" &
+client=$!
+sleep 0.5
+kill -9 $daemon_pid
+wait $daemon_pid 2>/dev/null
+start || fail "the daemon does not start again"
+wait $client && fail "a program went on whose branches nobody knows"
+grep -q RESTARTED "$work/long.log" || fail "the end is not RESTARTED"
+rm "$work/long.log"
+my_sc --seed 40 --count 6 --max-tokens 200 "$message" >"$work/again" 2>"$work/my_sc.log" || fail "my_sc after a restart"
+cmp -s "$work/mine" "$work/again" || fail "other tokens after a restart"
+kill -TERM $daemon_pid && wait $daemon_pid || fail "the daemon ended with $?"
+daemon_pid=
+echo "a program of a daemon that died ended RESTARTED"
