@@ -58,9 +58,13 @@ done
 [ $several -gt 0 ] || fail "all samples agreed every time: nothing was voted on"
 echo "$count problems: my_sc says what sc says; $several were voted on"
 
-my_sc --count 256 --max-tokens 2000 hello >"$work/out" 2>"$work/long.log" &
+my_sc --count 256 --max-tokens 1000 "Think first. $message" >"$work/out" 2>"$work/long.log" &
 client=$!
-sleep 0.5
+for _ in $(seq 500); do
+    "$build/bin/dynasorctl" --socket "$work/control" status | grep -q 'programs_active  *1' && break
+    sleep 0.01
+done
+sleep 0.3 # it runs by now: one that waits would be submitted again
 kill -9 $daemon_pid
 wait $daemon_pid 2>/dev/null
 start || fail "the daemon does not start again"
