@@ -83,7 +83,7 @@ static int measure(const struct options *o)
         if (!r.card)
             fail("%s: %m", o->card);
         (void)fprintf(r.card,
-                      "| Temperature %.2g, one of %u of the test problems | |\n| --- | --- |\n",
+                      "| Temperature %.2g, every 1 of %u of the test problems | |\n| --- | --- |\n",
                       (double)o->temperature, o->stride);
     }
     for (size_t i = 0; i < PARTS_COUNT; i++) {
