@@ -22,6 +22,21 @@
 #define LISTEN_BACKLOG 4096
 #define ACCEPTS_MAX 16u /* a turn */
 
+/* Clients have no descriptors to send. Before Linux 6.16 whatever they send waits with the message
+ * until it is read; a client's own sockets, sent so, keep the kernel's collector of cycles (unix_gc)
+ * running at each close on the machine. */
+#ifndef SO_PASSRIGHTS
+#define SO_PASSRIGHTS 83 /* asm-generic/socket.h */
+#endif
+
+static int listen_on(int fd)
+{
+    int off = 0;
+    (void)setsockopt(fd, SOL_SOCKET, SO_PASSRIGHTS, &off,
+                     sizeof off); /* accepted ones inherit it */
+    return listen(fd, LISTEN_BACKLOG) == 0 ? 0 : -errno;
+}
+
 static int fail(char *message, size_t bytes, const char *what, const char *path, int r)
 {
     (void)snprintf(message, bytes, "%s %s: %s", what, path, strerror(-r)); /* cut if need be */
@@ -87,8 +102,8 @@ static int socket_open(const char *path, uint32_t mode, const char *group, char 
         (void)fail(message, message_bytes, "group of", path, r);
     else if (r == 0 && chmod(path, mode) != 0)
         (void)fail(message, message_bytes, "mode of", path, r = -errno);
-    else if (r == 0 && listen(fd, LISTEN_BACKLOG) != 0)
-        (void)fail(message, message_bytes, "listen on", path, r = -errno);
+    else if (r == 0 && (r = listen_on(fd)) < 0)
+        (void)fail(message, message_bytes, "listen on", path, r);
     else if (r < 0)
         (void)fail(message, message_bytes, "bind", path, r);
     if (r == 0)
@@ -127,10 +142,9 @@ int listener_open(struct ipc *ipc, char *message, size_t message_bytes)
         ipc->unlink_control = true;
     }
     /* Again, also where the service manager did: who calls it last is whom clients see as peer. */
-    int r = listen(ipc->listen_fd, LISTEN_BACKLOG) == 0 &&
-                    listen(ipc->control_listen_fd, LISTEN_BACKLOG) == 0
-                ? 0
-                : -errno;
+    int r = listen_on(ipc->listen_fd);
+    if (r == 0)
+        r = listen_on(ipc->control_listen_fd);
     if (r == 0)
         r = uring_poll_add(ipc->uring, ipc->listen_fd, POLLIN, tag_make(TAG_LISTEN, 0, 0));
     if (r == 0)

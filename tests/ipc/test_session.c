@@ -141,6 +141,45 @@ static void test_hello(void)
     }
 }
 
+static ssize_t send_descriptor(int fd)
+{
+    char byte = 0;
+    struct iovec iov = {&byte, 1};
+    union {
+        struct cmsghdr head;
+        char bytes[CMSG_SPACE(sizeof fd)];
+    } control = {0};
+    struct msghdr message = {.msg_iov = &iov,
+                             .msg_iovlen = 1,
+                             .msg_control = &control,
+                             .msg_controllen = sizeof control};
+
+    control.head.cmsg_level = SOL_SOCKET;
+    control.head.cmsg_type = SCM_RIGHTS;
+    control.head.cmsg_len = CMSG_LEN(sizeof fd);
+    memcpy(CMSG_DATA(&control.head), &fd, sizeof fd);
+    return sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+/* Where the kernel can (Linux 6.16), it refuses a client's descriptors for us: on both sockets, also
+ * on a connection that waits to be accepted. */
+static void test_descriptors(const struct test_daemon *d)
+{
+    const char *paths[] = {d->socket_path, d->control_path};
+    int pair[2], off = 0;
+
+    CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) == 0, "socketpair");
+    bool known = setsockopt(pair[0], SOL_SOCKET, 83 /* SO_PASSRIGHTS */, &off, sizeof off) == 0;
+    (void)close(pair[0]);
+    (void)close(pair[1]);
+    for (size_t i = 0; known && i < COUNT_OF(paths); i++) {
+        int fd = raw_connect(paths[i]);
+        CHECK(fd >= 0, "connect to %s", paths[i]);
+        CHECK(send_descriptor(fd) < 0 && errno == EPERM, "%s takes descriptors", paths[i]);
+        (void)close(fd);
+    }
+}
+
 /* ---- records ------------------------------------------------------------------------------------ */
 
 struct bad_record {
@@ -558,6 +597,7 @@ int main(void)
     path = d.socket_path;
     daemon_baseline_take(&d, &baseline);
     test_hello();
+    test_descriptors(&d);
     daemon_baseline_check(&d, &baseline, NS_PER_S);
     test_refusals();
     test_violations();

@@ -392,9 +392,12 @@ static void descriptors(struct attacker *a)
         fds[i] = cycle ? fd : STDERR_FILENO;
     memcpy(CMSG_DATA(&control.head), fds, sizeof fds);
     /* One after the other until the daemon hangs up, or the kernel says that too many are under way:
-     * then the daemon has not read the ones before. */
-    for (int i = 0; i < 64 && sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) > 0; i++)
+     * then the daemon has not read the ones before. From Linux 6.16 on the kernel refuses them all. */
+    for (int i = 0; i < 64; i++) {
         count(&a->counts->actions);
+        if (sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 && errno != EPERM)
+            break;
+    }
     sleep_ns(rng_below(&a->rng, NS_PER_MS));
     (void)close(fd);
 }
