@@ -4,8 +4,8 @@
  * i-th sample of sc would.
  *
  * Chains rest while they are probed and while others of their round are: what is decided on one depends on
- * nothing but its own tokens. The probes of all share one table; a chain that has used its part of it goes on
- * to its end, and is asked there. */
+ * nothing but its own tokens, and where m_of_n ends the others of a round, on where they rest. The probes of
+ * all share one table; a chain that has used its part of it goes on to its end, and is asked there. */
 #include "daemon/program/algorithms.h"
 #include "daemon/program/observe.h"
 
@@ -134,6 +134,46 @@ static void chains(struct run *run, struct state *state, uint32_t knob)
     }
 }
 
+/* m_of_n: whether M chains of the round have ended that no other can come before, by length, then by number.
+ * They vote, and the others end where they rest. */
+static bool first_take(struct run *run, const struct state *state)
+{
+    const struct policy_options *policy = run_policy(run);
+    uint32_t all[BALLOT_ANSWERS_MAX], ended_count = 0, counted = 0, n = 0, branch = state->first;
+    uint64_t tokens[BALLOT_ANSWERS_MAX];
+    bool ended[BALLOT_ANSWERS_MAX], counts[BALLOT_ANSWERS_MAX];
+    if (policy->kind != POLICY_M_OF_N || state->count == 0)
+        return false;
+    do {
+        const struct chain *chain = run_branch_state(run, branch);
+        all[n] = branch;
+        tokens[n] = run_get(run, branch)->tokens_count;
+        ended_count += ended[n++] = chain->done;
+        branch = chain->next;
+    } while (branch != NONE);
+    struct policy_view view = {.knob_done = state->count,
+                               .branches_count = n,
+                               .branch_tokens = tokens,
+                               .branch_finished = ended};
+    if (policy->finished_count >= n || ended_count < policy->finished_count)
+        return false;
+    for (uint32_t i = 0; i < n; i++)
+        counted += counts[i] = policy_branch_counts(policy, &view, i);
+    if (counted < policy->finished_count)
+        return false;
+    for (uint32_t i = 0; i < n; i++)
+        if (counts[i])
+            vote(run, all[i]);
+        else if (!ended[i])
+            run_kill(run, all[i]);
+    struct certaindex seen;
+    ballot_view(run_ballot(run), 0, &view);
+    policy_measure(policy, &view, &seen);
+    run_report(run, &seen, state->count);
+    algorithm_finish(run, RUN_SETTLED);
+    return true;
+}
+
 static void next(struct run *run)
 {
     struct state *state = run_state(run);
@@ -143,7 +183,7 @@ static void next(struct run *run)
         going |= goes_on(run, branch);
         branch = ((const struct chain *)run_branch_state(run, branch))->next;
     }
-    if (going)
+    if (first_take(run, state) || going)
         return;
     branch = state->first;
     for (uint32_t more = end > 0; more; more = branch != NONE) {

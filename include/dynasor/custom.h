@@ -20,9 +20,9 @@
  *
  * The text of a branch is what it decoded itself, with a stop string that ended it, and comes when it
  * settles, before its BRANCH event; its tokens come as they are decoded. After KILL one BRANCH event is the
- * last of the branch; after FINISH branches tell nothing more. A program that decodes nothing and is told
- * nothing for a minute ends FAILED with TIMEOUT. A daemon that was restarted knows nothing of branches: a
- * program that was READY ends FAILED with RESTARTED.
+ * last of the branch; after FINISH branches tell nothing more. A program that decodes nothing and gets no
+ * command, be it a refused one, for a minute ends FAILED with TIMEOUT. A daemon that was restarted knows
+ * nothing of branches: a program that was READY ends FAILED with RESTARTED.
  *
  * All functions: one thread at a time for a lane, no wait, no allocation, and no system call but to wake a
  * daemon that sleeps. They return 0 when the command is on its way, or the negative of INVALID, NOTFOUND (no

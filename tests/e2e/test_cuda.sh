@@ -6,46 +6,16 @@
 
 set -u
 cd "$(dirname "$0")/../.." || exit 1
-build=${DYN_BUILD:-$PWD/build}
-DYN_BUILD=$build
+. tests/e2e/lib_daemon.sh
 . tests/e2e/lib_model.sh
 emulated=$build/lib/emulated
 [ -e "$emulated/libdynasor-cuda.so" ] || { echo "no emulated device in this build" && exit 77; }
-work=$(mktemp -d "${TMPDIR:-/tmp}/e2e.XXXXXX") || exit 1
-socket=$work/dynasor.sock
-control=$work/control.sock
-daemon_pid=
 mkdir "$work/none" "$work/locks"
 
-fail() {
-    echo "FAIL: $*"
-    for log in "$work"/*.log; do [ -s "$log" ] && sed "s|^|$(basename "$log"): |" "$log" | tail -20; done
-    exit 1
-}
-# shellcheck disable=SC2317 # called by the trap
-cleanup() {
-    [ -z "$daemon_pid" ] || kill "$daemon_pid" 2>/dev/null
-    wait 2>/dev/null
-    rm -rf "$work"
-}
-trap cleanup EXIT
-
 daemon() { # folder of libraries, arguments
-    LD_LIBRARY_PATH=$1 "$build/bin/dynasord" --config /dev/null --set daemon.socket_path="$socket" \
-        --set daemon.control_path="$control" --set engine.lock_directory="$work/locks" \
-        --set engine.batch_rows_max=16 --set engine.batch_tokens_max=32 --set engine.kv_bytes=4194304 \
-        --set engine.float32=1 --policy "$work/model" "${@:2}" >"$work/daemon.log" 2>&1 &
-    daemon_pid=$!
-    for _ in $(seq 1500); do
-        "$build/bin/dynasorctl" --socket "$control" status >/dev/null 2>&1 && return 0
-        kill -0 $daemon_pid 2>/dev/null || return 1
-        sleep 0.02
-    done
-    return 1
-}
-stop() {
-    kill -TERM $daemon_pid && wait $daemon_pid || fail "the daemon ended with $?"
-    daemon_pid=
+    daemon_with=(env LD_LIBRARY_PATH="$1")
+    daemon_start --set engine.lock_directory="$work/locks" --set engine.batch_rows_max=16 \
+        --set engine.batch_tokens_max=32 --set engine.kv_bytes=4194304 --set engine.float32=1 --policy "$work/model" "${@:2}"
 }
 says() { grep -qF -- "$1" "$work/daemon.log" || fail "the log does not say \"$1\""; }
 ended() { # status, words
@@ -65,14 +35,14 @@ demo_model "$work/model" || fail "no model"
 daemon "$work/none" --set engine.backend=cpu || fail "no start on the CPU"
 tokens >"$work/wanted"
 [ "$(wc -w <"$work/wanted")" -gt 10 ] || fail "the CPU writes nothing"
-stop
+daemon_stop
 grep -q GPU "$work/daemon.log" && fail "backend = cpu looks for GPUs"
 
 ln -s /nowhere/libcuda.so.1 "$work/none/libcuda.so.1"
 if ! ldconfig -p | grep -q 'libcuda\.so\.1'; then
     daemon "$work/none" || fail "auto does not fall back to the CPU"
     says 'no GPU is used: no NVIDIA driver: libcuda.so.1'
-    stop
+    daemon_stop
     daemon "$work/none" --set engine.backend=cuda && fail "backend = cuda starts without a driver"
     ended 71 '[engine] backend = cuda: no NVIDIA driver: libcuda.so.1'
     echo "without a driver: the CPU, or no start"
@@ -86,7 +56,7 @@ for ranks in 1 2; do
     says 'GPU 0 (Fake 0, compute capability 8.0)'
     tokens >"$work/got"
     diff "$work/wanted" "$work/got" >"$work/diff.log" || fail "tokens differ from the CPU's, $ranks ranks"
-    stop
+    daemon_stop
 done
 echo "the emulated device writes the CPU's tokens, on one rank and on two"
 

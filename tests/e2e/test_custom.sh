@@ -6,38 +6,12 @@
 
 set -u
 cd "$(dirname "$0")/../.." || exit 1
-build=${DYN_BUILD:-$PWD/build}
+. tests/e2e/lib_daemon.sh
 model=tools/model/dynasor-5m
-work=$(mktemp -d "${TMPDIR:-/tmp}/e2e.XXXXXX") || exit 1
-daemon_pid=
 
-fail() {
-    echo "FAIL: $*"
-    for log in "$work"/*.log; do [ -s "$log" ] && sed "s|^|$(basename "$log"): |" "$log" | tail -20; done
-    exit 1
-}
-# shellcheck disable=SC2317 # called by the trap
-cleanup() {
-    [ -z "$daemon_pid" ] || kill "$daemon_pid" 2>/dev/null
-    wait 2>/dev/null
-    rm -rf "$work"
-}
-trap cleanup EXIT
-
-start() {
-    "$build/bin/dynasord" --config /dev/null --set daemon.socket_path="$work/socket" \
-        --set daemon.control_path="$work/control" --policy $model/policy --reward $model/reward "$@" \
-        >"$work/daemon.log" 2>&1 &
-    daemon_pid=$!
-    for _ in $(seq 1000); do
-        "$build/bin/dynasorctl" --socket "$work/control" status >/dev/null 2>&1 && return 0
-        kill -0 $daemon_pid 2>/dev/null || return 1
-        sleep 0.02
-    done
-    return 1
-}
-my_sc() { timeout 60 "$build/examples/my_sc" --socket "$work/socket" "$@"; }
-sc() { timeout 60 "$build/examples/reason" --socket "$work/socket" --chat --tokens --profile even "$@"; }
+start() { daemon_start --policy $model/policy --reward $model/reward "$@"; }
+my_sc() { timeout 60 "$build/examples/my_sc" --socket "$socket" "$@"; }
+sc() { timeout 60 "$build/examples/reason" --socket "$socket" --chat --tokens --profile even "$@"; }
 
 lines=$(wc -l <client/examples/my_sc.c)
 [ "$lines" -le 150 ] || fail "my_sc.c has $lines lines"
@@ -61,7 +35,7 @@ echo "$count problems: my_sc says what sc says; $several were voted on"
 my_sc --count 256 --max-tokens 1000 "Think first. $message" >"$work/out" 2>"$work/long.log" &
 client=$!
 for _ in $(seq 500); do
-    "$build/bin/dynasorctl" --socket "$work/control" status | grep -q 'programs_active  *1' && break
+    "$build/bin/dynasorctl" --socket "$control" status | grep -q 'programs_active  *1' && break
     sleep 0.01
 done
 sleep 0.3 # it runs by now: one that waits would be submitted again
@@ -73,6 +47,5 @@ grep -q RESTARTED "$work/long.log" || fail "the end is not RESTARTED"
 rm "$work/long.log"
 my_sc --seed 40 --count 6 --max-tokens 200 "$message" >"$work/again" 2>"$work/my_sc.log" || fail "my_sc after a restart"
 cmp -s "$work/mine" "$work/again" || fail "other tokens after a restart"
-kill -TERM $daemon_pid && wait $daemon_pid || fail "the daemon ended with $?"
-daemon_pid=
+daemon_stop
 echo "a program of a daemon that died ended RESTARTED"

@@ -7,52 +7,17 @@
 
 set -u
 cd "$(dirname "$0")/../.." || exit 1
-build=${DYN_BUILD:-$PWD/build}
-DYN_BUILD=$build
+. tests/e2e/lib_daemon.sh
 . tests/e2e/lib_model.sh
-work=$(mktemp -d "${TMPDIR:-/tmp}/e2e.XXXXXX") || exit 1
-socket=$work/dynasor.sock
-control=$work/control.sock
-daemon_pid=
-
-fail() {
-    echo "FAIL: $*"
-    for log in "$work"/*.log; do [ -s "$log" ] && sed "s|^|$(basename "$log"): |" "$log" | tail -20; done
-    exit 1
-}
-# shellcheck disable=SC2317 # called by the trap
-cleanup() {
-    [ -z "$daemon_pid" ] || kill "$daemon_pid" 2>/dev/null
-    wait 2>/dev/null
-    rm -rf "$work"
-}
-trap cleanup EXIT
 
 # Its calls of malloc and the like are counted, but where a sanitizer has them for itself.
 allocations=$work/allocations
 head -c 8 /dev/zero >"$allocations"
-counted=()
 case $build in
 */asan | */tsan | */fuzz) ;;
-*) counted=(env "LD_PRELOAD=$build/lib/count_malloc.so" "DYNASOR_BENCH_ALLOCATIONS=$allocations") ;;
+*) daemon_with=(env "LD_PRELOAD=$build/lib/count_malloc.so" "DYNASOR_BENCH_ALLOCATIONS=$allocations") ;;
 esac
 allocated() { od -An -tu8 "$allocations" | tr -d ' '; }
-
-daemon() { # arguments
-    "${counted[@]}" "$build/bin/dynasord" --config /dev/null --set daemon.socket_path="$socket" \
-        --set daemon.control_path="$control" "$@" >"$work/daemon.log" 2>&1 &
-    daemon_pid=$!
-    for _ in $(seq 500); do
-        "$build/bin/dynasorctl" --socket "$control" status >/dev/null 2>&1 && return 0
-        kill -0 $daemon_pid 2>/dev/null || return 1
-        sleep 0.02
-    done
-    return 1
-}
-stop() {
-    kill -TERM $daemon_pid && wait $daemon_pid || fail "the daemon ended with $?"
-    daemon_pid=
-}
 
 demo_model "$work/model" || fail "no model"
 prompt="Count the ways in which 3 + 4 = 7."
@@ -108,14 +73,14 @@ stream() { # programs seed
              END { for (n = 1; n in t; n++) print t[n] }'
 }
 for ranks in 1 2; do
-    daemon --policy "$work/model" --set engine.ranks=$ranks --set engine.float32=$((ranks - 1)) ||
+    daemon_start --policy "$work/model" --set engine.ranks=$ranks --set engine.float32=$((ranks - 1)) ||
         fail "the daemon does not start with $ranks ranks"
     grep -q 'policy: LlamaForCausalLM' "$work/daemon.log" || fail "the log does not name the model"
     grep -q 'no template that we know; \[engine\] chat takes llama-2, llama-3' "$work/daemon.log" ||
         fail "the log does not name the chat templates"
     if [ $ranks = 1 ]; then
         before=$(allocated)
-        [ ${#counted[@]} = 0 ] || [ "$before" -gt 0 ] || fail "the daemon's allocations are not counted"
+        [ ${#daemon_with[@]} = 0 ] || [ "$before" -gt 0 ] || fail "the daemon's allocations are not counted"
         for n in $(seq $programs); do stream 1 $((41 + n)); done >"$work/alone"
         stream $programs 42 >"$work/crowd"
         [ "$(allocated)" = "$before" ] || fail "$(($(allocated) - before)) allocations while serving"
@@ -126,7 +91,7 @@ for ranks in 1 2; do
     else
         [ "$(stream 2 42 | wc -w)" -gt 2 ] || fail "two ranks write nothing"
     fi
-    stop
+    daemon_stop
 done
 echo "the daemon's tokens are dynasor-generate's, alone and in a crowd"
 
@@ -146,13 +111,14 @@ for letter in '!' '#' '$' '%' '&' ';' '@'; do
     [ -n "$id" ] && ! grep -qw -- "$id" "$work/wanted" && bad=$letter && break
 done
 [ -n "$bad" ] || fail "every candidate for the bad token is written by a program"
-mkdir "$work/blobs" "$work/links"
+blobs=$work/cache/blobs links=$work/cache/snapshots/0a1b2c
+mkdir -p "$blobs" "$links"
 for file in config.json tokenizer.json model.safetensors; do
-    cp "$work/model/$file" "$work/blobs/${file%%.*}" && ln -s "../blobs/${file%%.*}" "$work/links/$file"
+    cp "$work/model/$file" "$blobs/${file%%.*}" && ln -s "../../blobs/${file%%.*}" "$links/$file"
 done
-spoil "$work/blobs/model" "$id" || fail "cannot edit the weights"
-cmp -s "$work/blobs/model" "$work/model/model.safetensors" && fail "the weights are as they were"
-daemon --policy "$work/links" || fail "the daemon does not start on links"
+spoil "$blobs/model" "$id" || fail "cannot edit the weights"
+cmp -s "$blobs/model" "$work/model/model.safetensors" && fail "the weights are as they were"
+daemon_start --policy "$links" || fail "the daemon does not start on links"
 stream $programs 42 >"$work/beside" &
 beside=$!
 for n in 1 2 3; do
@@ -164,11 +130,11 @@ wait $beside
 diff "$work/wanted" "$work/beside" >"$work/diff.log" || fail "tokens differ beside a program that met NaN"
 stream $programs 42 >"$work/after"
 diff "$work/wanted" "$work/after" >"$work/diff.log" || fail "tokens differ after a program that met NaN"
-stop
+daemon_stop
 echo "NaN ended its programs NUMERIC and changed no other"
 
 # SIGTERM in the middle of a step: it is finished, nothing is left half done.
-daemon --policy "$work/model" || fail "the daemon does not start again"
+daemon_start --policy "$work/model" || fail "the daemon does not start again"
 streams=()
 for n in 1 2 3 4; do
     "$build/examples/stream" --socket "$socket" --seed "$n" --max-tokens 1900 --programs 8 "$prompt" \
@@ -176,7 +142,7 @@ for n in 1 2 3 4; do
     streams+=($!)
 done
 sleep 0.5
-stop
+daemon_stop
 kill "${streams[@]}" 2>/dev/null # they wait for the next daemon
 echo "SIGTERM under load ended it with status 0"
 

@@ -8,46 +8,15 @@
 
 set -u
 cd "$(dirname "$0")/../.." || exit 1
-build=${DYN_BUILD:-$PWD/build}
-DYN_BUILD=$build
+. tests/e2e/lib_daemon.sh
 . tests/e2e/lib_model.sh
 golden=tests/golden/e2e-programs.txt
-work=$(mktemp -d "${TMPDIR:-/tmp}/e2e.XXXXXX") || exit 1
-daemon_pid=
 
-fail() {
-    echo "FAIL: $*"
-    for log in "$work"/*.log; do [ -s "$log" ] && sed "s|^|$(basename "$log"): |" "$log" | tail -20; done
-    exit 1
-}
-# shellcheck disable=SC2317 # called by the trap
-cleanup() {
-    [ -z "$daemon_pid" ] || kill "$daemon_pid" 2>/dev/null
-    wait 2>/dev/null
-    rm -rf "$work"
-}
-trap cleanup EXIT
-
-control() { "$build/bin/dynasorctl" --socket "$work/control" "$@"; }
+control() { "$build/bin/dynasorctl" --socket "$control" "$@"; }
 reason() {
-    timeout 60 "$build/examples/reason" --socket "$work/socket" --max-tokens 48 "$@" "Count the ways in which 3 + 4 = 7."
+    timeout 60 "$build/examples/reason" --socket "$socket" --max-tokens 48 "$@" "Count the ways in which 3 + 4 = 7."
 }
-start() {
-    "$build/bin/dynasord" --config /dev/null --set daemon.socket_path="$work/socket" \
-        --set daemon.control_path="$work/control" --policy "$work/policy" --reward "$work/reward" "$@" \
-        >"$work/daemon.log" 2>&1 &
-    daemon_pid=$!
-    for _ in $(seq 500); do
-        control status >/dev/null 2>&1 && return 0
-        kill -0 $daemon_pid 2>/dev/null || return 1
-        sleep 0.02
-    done
-    return 1
-}
-stop() {
-    kill -TERM $daemon_pid && wait $daemon_pid || fail "the daemon ended with $?"
-    daemon_pid=
-}
+start() { daemon_start --policy "$work/policy" --reward "$work/reward" "$@"; }
 
 demo_model "$work/policy" && demo_reward "$work/reward" || fail "no models"
 mkdir "$work/profiles"
@@ -132,7 +101,7 @@ refused "$work/b.profile:" certainty '0 to 1' -- control profile load "$work/b.p
 [ "$(knob --profile mine)" = 5 ] || fail "a refused file changed the profile"
 control set default.sc mine || fail "default"
 [ "$(knob)" = 5 ] || fail "the new default does not hold"
-stop
+daemon_stop
 start --set profiles.directory="$work/profiles" --set profiles.sc=mine || fail "the daemon does not start again"
 [ "$(knob)" = 5 ] || fail "the profile of the configuration does not hold"
 # What is saved holds after the next start, also where the file has another name, and nothing else does.
@@ -142,20 +111,20 @@ control profile save sc-gsm8k >/dev/null || fail "save of one that is built in"
 refused nothing 'profile list' -- control profile save nothing
 printf 'half' >"$work/profiles/sc-math.profile.new"
 control profile show sc-gsm8k >"$work/shown"
-stop
+daemon_stop
 start --set profiles.directory="$work/profiles" --set profiles.sc=mine || fail "the daemon does not start with what was saved"
 [ "$(knob) $(knob --profile sc-gsm8k) $(knob --profile sc-math)" = "8 5 8" ] || fail "what was saved does not hold"
 control profile show sc-gsm8k | diff - "$work/shown" >"$work/diff.log" || fail "it is not what was saved"
-stop
+daemon_stop
 if [ "$(id -u)" = 0 ] && command -v setpriv >/dev/null; then # a member of the socket's group may look, not touch
     chmod 755 "$work"
     start --set daemon.control_group=nogroup || fail "the daemon does not start for a group"
-    member() { setpriv --reuid 65534 --regid nogroup --clear-groups "$build/bin/dynasorctl" --socket "$work/control" "$@"; }
+    member() { setpriv --reuid 65534 --regid nogroup --clear-groups "$build/bin/dynasorctl" --socket "$control" "$@"; }
     member get policy.detect >"$work/refused.log" 2>&1 || fail "a member of the group may not look"
     refused 'uid 65534' root -- member set sc-math.certainty.5 0
     refused 'uid 65534' root -- member profile load /dev/null
     [ "$(control get sc-math.certainty.5)" = "sc-math.certainty.5 0.7" ] || fail "a member of the group changed it"
-    stop
+    daemon_stop
     echo "only root and the daemon's user may change profiles"
 fi
 cp "$work/b.profile" "$work/profiles/"

@@ -4,7 +4,7 @@
  * The test is PID 1 (tests/lib/fakepid1.h). It kills the daemon at random times, during recovery too,
  * while clients stream programs: no client reconnects, every stream equals that of a quiet run. Some
  * clients die while there is no daemon. Then what else may lie in a store: junk, half a session, a
- * session of an unknown version, a program that was running in too many crashes.
+ * session of an unknown version, a program that was running in too many crashes, programs whose client decides.
  * RESTARTS (default 100) is how many kills; SEED repeats their times. */
 /* timeout: 100 */
 #include <inttypes.h>
@@ -16,6 +16,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "dynasor/custom.h"
 #include "tests/lib/fakepid1.h"
 #include "tests/lib/raw.h"
 #include "tests/lib/stream.h"
@@ -348,6 +349,133 @@ static void test_poison(struct stage *s)
     printf("a program that ran in %u crashes ended FAILED/POISON\n", crashes);
 }
 
+/* ---- programs whose client decides ----------------------------------------------------------- */
+
+enum { BUSY = 6, BUSY_TOKENS = 1500 };
+
+/* With the shipped model, and room for four sequences. */
+static void start_with_model(struct stage *s)
+{
+    char here[256], engine[512];
+    CHECK(getcwd(here, sizeof here), "%m");
+    (void)snprintf(engine, sizeof engine,
+                   "policy = %s/tools/model/dynasor-5m/policy\nbatch_rows_max = 1\n", here);
+    daemon_configure(&s->daemon,
+                     &(struct daemon_options){.daemon = "log_level = error\n", .engine = engine});
+    fakepid1_kill(&s->pid1, &s->daemon);
+    start_daemon(s);
+}
+
+static uint64_t submit_chat(struct dynasor_lane *lane, uint32_t algorithm, uint32_t max_tokens)
+{
+    static const char prompt[] = "What is 3 + 4?";
+    uint64_t program;
+    struct dynasor_sampling sampling = {.size = sizeof sampling, .temperature = 1, .ignore_eos = 1};
+    struct dynasor_program_options o = {.size = sizeof o,
+                                        .algorithm = algorithm,
+                                        .sampling = &sampling,
+                                        .seed = 1,
+                                        .max_tokens = max_tokens,
+                                        .chat = 1,
+                                        .prompt_text = prompt,
+                                        .prompt_bytes = sizeof prompt - 1};
+    CHECK(dynasor_submit(lane, &o, &program) == 0, "submit: %s", dynasor_error(lane));
+    return program;
+}
+
+/* Its next event of that kind; those of others are dropped. */
+static struct dynasor_event take_event(struct stage *s, struct dynasor_lane *lane, uint64_t program,
+                                       uint32_t kind)
+{
+    struct dynasor_event e;
+    uint64_t deadline = now_ns() + START_MAX_NS;
+    for (;;) {
+        int r = dynasor_next(lane, &e, 10 * NS_PER_MS);
+        CHECK(now_ns() < deadline, "program %" PRIu64 ": no event %u", program, kind);
+        fakepid1_run(&s->pid1, &s->daemon, 0, false);
+        CHECK(r == 0 || r == -DYNASOR_E_TIMEOUT || r == -DYNASOR_E_RESTARTING, "next: %s",
+              dynasor_status_name(r));
+        if (r != 0 || e.program != program)
+            continue;
+        CHECK(e.kind == kind || e.kind != DYNASOR_EVENT_END, "it ended in state %u, status %u",
+              e.state, e.status);
+        if (e.kind == kind)
+            return e;
+    }
+}
+
+/* In the only session that is stored. */
+static uint32_t stored_state(struct stage *s, uint64_t program)
+{
+    for (unsigned i = 0; i < s->pid1.stored_count; i++) {
+        if (!strchr(s->pid1.stored[i].name, 'd'))
+            continue;
+        struct region_d2c_header header;
+        struct region_program entry;
+        int fd = s->pid1.stored[i].fd;
+        CHECK(pread(fd, &header, sizeof header, 0) == sizeof header, "%m");
+        for (uint32_t k = 0; k < header.geometry.programs_count; k++) {
+            off_t at = (off_t)(header.geometry.d2c_programs_off + k * sizeof entry);
+            CHECK(pread(fd, &entry, sizeof entry, at) == sizeof entry, "%m");
+            if (entry.program_id == program && entry.state != DYNASOR_STATE_FREE)
+                return entry.state;
+        }
+    }
+    return DYNASOR_STATE_FREE;
+}
+
+static uint32_t fork_branch(struct dynasor_lane *lane, uint64_t program)
+{
+    uint32_t branch;
+    struct dynasor_branch_options o = {.size = sizeof o, .parent = DYNASOR_ROOT, .tokens_max = 4};
+    CHECK(dynasor_fork(lane, program, &o, &branch) == 0, "fork: %s", dynasor_error(lane));
+    return branch;
+}
+
+/* What a RUNNING one told of its branches died with the daemon: it ends FAILED/RESTARTED. A QUEUED one has told
+ * nothing: the next daemon runs it. Both without a new connection. */
+static void test_custom(struct stage *s)
+{
+    start_with_model(s);
+    struct dynasor_client *client = stream_connect(s->daemon.socket_path, 1, 1 << 16);
+    struct dynasor_lane *lane = stream_lane(client);
+    uint64_t busy[BUSY], running = submit_chat(lane, DYNASOR_ALGORITHM_CUSTOM, 64);
+    run_until_stored(s, 1);
+    (void)take_event(s, lane, running, DYNASOR_EVENT_READY);
+    CHECK(fork_branch(lane, running) == 0, "its first branch is another");
+    struct dynasor_event e = take_event(s, lane, running, DYNASOR_EVENT_BRANCH);
+    CHECK(e.state == DYNASOR_BRANCH_HELD, "its branch is in state %u", e.state);
+    for (uint32_t i = 0; i < BUSY; i++)
+        busy[i] = submit_chat(lane, DYNASOR_ALGORITHM_SINGLE, BUSY_TOKENS);
+    uint64_t queued = submit_chat(lane, DYNASOR_ALGORITHM_CUSTOM, 64);
+    uint64_t deadline = now_ns() + START_MAX_NS;
+    while (stored_state(s, queued) == DYNASOR_STATE_FREE)
+        CHECK(now_ns() < deadline, "it is not taken");
+    fakepid1_kill(&s->pid1, &s->daemon);
+    CHECK(stored_state(s, running) == DYNASOR_STATE_RUNNING, "the one that runs does not");
+    CHECK(stored_state(s, queued) == DYNASOR_STATE_QUEUED, "the one that waits does not");
+    start_daemon(s);
+
+    e = take_event(s, lane, running, DYNASOR_EVENT_END);
+    CHECK(e.state == DYNASOR_STATE_FAILED && e.status == DYNASOR_E_RESTARTED,
+          "it ended in state %u, status %u", e.state, e.status);
+    CHECK(dynasor_kill(lane, running, 0) == -DYNASOR_E_CLOSED, "it takes commands: %s",
+          dynasor_error(lane));
+    for (uint32_t i = 0; i < BUSY; i++)
+        (void)dynasor_cancel(lane, busy[i]); /* it may have ended */
+    (void)take_event(s, lane, queued, DYNASOR_EVENT_READY);
+    CHECK(fork_branch(lane, queued) == 0, "the branches of the one before are counted");
+    (void)take_event(s, lane, queued, DYNASOR_EVENT_BRANCH);
+    CHECK(dynasor_finish(lane, queued, DYNASOR_VERDICT_WHOLE, 0, DYNASOR_ROOT) == 0, "finish: %s",
+          dynasor_error(lane));
+    e = take_event(s, lane, queued, DYNASOR_EVENT_END);
+    CHECK(e.state == DYNASOR_STATE_DONE, "it ended in state %u, status %u", e.state, e.status);
+    CHECK(dynasor_reconnects_count(client) == 0, "the client had to connect anew");
+    dynasor_disconnect(client);
+    run_until_stored(s, 0);
+    printf("custom: the one that ran ended FAILED/RESTARTED, the one that waited ran\n");
+}
+
 static void test_manager(struct stage *s)
 {
     s->pid1.watchdog_count = 0;
@@ -385,6 +513,7 @@ int main(void)
     test_version(&s);
     test_version_resumes(&s);
     test_poison(&s);
+    test_custom(&s);
     test_manager(&s);
     daemon_log_check(&s.daemon);
     fakepid1_close(&s.pid1);

@@ -250,6 +250,26 @@ char *tiny_write_vocabulary(enum tiny_kind kind, uint64_t seed, uint32_t vocabul
     return folder;
 }
 
+void tiny_spoil(const char *folder, uint32_t token)
+{
+    char path[512], header[65536] = "";
+    uint64_t header_bytes, begin;
+    const uint32_t nan_bits = 0x7fc00000;
+    (void)snprintf(path, sizeof path, "%s/model.safetensors", folder);
+    FILE *file = fopen(path, "r+e");
+    CHECK(file && fread(&header_bytes, 8, 1, file) == 1 && header_bytes < sizeof header &&
+              fread(header, 1, header_bytes, file) == header_bytes,
+          "%s: %m", path);
+    const char *at = strstr(header, "model.embed_tokens.weight");
+    CHECK(at && (at = strstr(at, "data_offsets\":[")), "no embedding");
+    begin = strtoull(at + strlen("data_offsets\":["), NULL, 10);
+    uint64_t to = 8 + header_bytes + begin + (uint64_t)token * TINY_HIDDEN * sizeof nan_bits;
+    CHECK(fseek(file, (long)to, SEEK_SET) == 0, "%m");
+    for (uint32_t i = 0; i < TINY_HIDDEN; i++)
+        CHECK(fwrite(&nan_bits, sizeof nan_bits, 1, file) == 1, "%m");
+    CHECK(fclose(file) == 0, "%m");
+}
+
 void tiny_remove(char *folder)
 {
     static const char *const names[] = {"config.json", "model.safetensors"};

@@ -26,4 +26,6 @@ enum tiny_kind {
 char *tiny_write(enum tiny_kind kind, uint64_t seed);
 /* The same with another vocabulary than TINY_VOCABULARY. */
 char *tiny_write_vocabulary(enum tiny_kind kind, uint64_t seed, uint32_t vocabulary);
+/* All numbers of one token's embedding: NaN. */
+void tiny_spoil(const char *folder, uint32_t token);
 void tiny_remove(char *folder);

@@ -78,6 +78,7 @@ static const struct {
     {DYNASOR_ALGORITHM_SC_COT, "sc_cot-math"},
     {DYNASOR_ALGORITHM_SC_COT, "esc"},
     {DYNASOR_ALGORITHM_SC_COT, "deepconf"},
+    {DYNASOR_ALGORITHM_SC_COT, "m_of_n"},
 };
 
 static void algorithms_decide_the_same_whatever_the_schedule(void **state)
@@ -337,6 +338,95 @@ static void algorithms_mcts_searches_as_published(void **state)
         assert_int_equal(outcome.cost.reward_tokens, 8 + decoded);
         assert_int_equal(outcome.result.branch, best);
     }
+}
+
+/* Beam search within one subtree: each of its beams that has not ended takes the best step left of the level.
+ * Steps of all subtrees are numbered level by level, so it is done level by level, too. */
+struct subtree {
+    uint32_t beams, ended, opened;
+    uint32_t level[BRANCHES_MAX], count;
+    uint32_t open[BRANCHES_MAX];
+};
+
+static void beams_take(struct subtree *t, bool deepest, uint32_t *best)
+{
+    t->opened = 0;
+    for (uint32_t beam = t->ended; beam < t->beams; beam++) {
+        uint32_t at = UINT32_MAX;
+        for (uint32_t i = 0; i < t->count; i++)
+            if (t->level[i] != UINT32_MAX &&
+                (at == UINT32_MAX || steps[t->level[i]].score > steps[t->level[at]].score))
+                at = i;
+        if (at == UINT32_MAX)
+            return;
+        uint32_t taken = t->level[at];
+        t->level[at] = UINT32_MAX;
+        if (!steps[taken].ended && !deepest) {
+            t->open[t->opened++] = taken;
+            continue;
+        }
+        t->ended++;
+        if (*best == UINT32_MAX || (says(&steps[taken]) && !says(&steps[*best])) ||
+            (says(&steps[taken]) == says(&steps[*best]) && steps[taken].score > steps[*best].score))
+            *best = taken;
+    }
+}
+
+static uint32_t beam_search(const struct job *job, uint32_t width, uint32_t expansion,
+                            uint32_t subtrees, uint32_t depth_max)
+{
+    static struct subtree trees[8];
+    uint32_t best = UINT32_MAX;
+    for (uint32_t s = 0; s < subtrees; s++) {
+        trees[s].beams = width / subtrees + (s < width % subtrees);
+        trees[s].ended = trees[s].count = 0;
+        for (uint32_t i = 0; i < trees[s].beams * expansion; i++)
+            trees[s].level[trees[s].count++] = step_write(job, UINT32_MAX);
+    }
+    for (uint32_t depth = 1; depth <= depth_max; depth++)
+        for (uint32_t s = 0; s < subtrees; s++) {
+            struct subtree *t = &trees[s];
+            beams_take(t, depth == depth_max, &best);
+            t->count = 0;
+            for (uint32_t i = 0; i < t->opened * expansion; i++)
+                t->level[t->count++] = step_write(job, t->open[i / expansion]);
+        }
+    return best;
+}
+
+static void algorithms_beam_subtrees_do_not_compete(void **state)
+{
+    (void)state;
+    uint64_t seed = check_number("SEED", now_ns()), differ = 0;
+    (void)printf("SEED=%" PRIu64 "\n", seed);
+    write_token = write_anything;
+    for (uint32_t trial = 0; trial < 300; trial++) {
+        struct job job;
+        struct outcome outcome;
+        struct rig r;
+        uint32_t width = 1 + trial % 6, subtrees = 1 + trial / 6 % 4, depth = 1 + trial % 5;
+        uint32_t expansion = 1 + trial % 4, own = subtrees < width ? subtrees : width;
+        job_make(&job, DYNASOR_ALGORITHM_BEAM, seed + trial, "even");
+        job.args.parameters.answer.kind = ANSWER_TEXT; /* every path has one */
+        set(&job, DYNASOR_PARAMETER_WIDTH, width);
+        set(&job, DYNASOR_PARAMETER_SUBTREES, subtrees);
+        set(&job, DYNASOR_PARAMETER_EXPANSION, expansion);
+        set(&job, DYNASOR_PARAMETER_DEPTH, depth);
+        set(&job, DYNASOR_PARAMETER_STEP_TOKENS, 11);
+        rig_open(&r, seed, 0, 0);
+        run_all(&r, &job, &outcome, 1);
+        rig_close(&r);
+        steps_count = 0;
+        uint32_t alike = beam_search(&job, width, expansion, 1, depth);
+        steps_count = 0;
+        decoded = 0;
+        uint32_t best = beam_search(&job, width, expansion, own, depth);
+        differ += alike != best;
+        assert_int_equal(outcome.cost.branches_count, steps_count);
+        assert_int_equal(outcome.cost.decoded_tokens, decoded);
+        assert_int_equal(outcome.result.branch, best);
+    }
+    assert_true(differ > 30); /* the subtrees change what is found */
 }
 
 /* ---- policies within a round --------------------------------------------------------------------------- */
@@ -670,6 +760,7 @@ int main(void)
         cmocka_unit_test(algorithms_decide_the_same_whatever_the_schedule),
         cmocka_unit_test(algorithms_rebase_grows_the_published_tree),
         cmocka_unit_test(algorithms_mcts_searches_as_published),
+        cmocka_unit_test(algorithms_beam_subtrees_do_not_compete),
         cmocka_unit_test(algorithms_the_first_m_of_n_count),
         cmocka_unit_test(algorithms_deepconf_kills_below_the_bar),
         cmocka_unit_test(algorithms_each_scored_step_ends_with_the_tag),

@@ -341,6 +341,98 @@ static void chains_vote(void **state)
     assert_true(settled > 10 && settled < 290 && early > 300);
 }
 
+/* m_of_n: of CHAINS the FIRSTS that come first by length, then by number, vote. Chains rest together: at the
+ * 2k-1st rest they are to be asked at k STEP tokens, at the 2k-th they have answered. */
+#define FIRSTS 3u
+
+static uint32_t tokens_at(uint32_t rest)
+{
+    uint32_t tokens = (rest + 1) / 2 * STEP;
+    return tokens < CAP_TOKENS ? tokens : CAP_TOKENS;
+}
+
+static bool done_at(uint32_t c, uint32_t rest)
+{
+    struct ended e = chain_end(c);
+    return rest >= 2 * e.asked + (script.ends[c] == e.tokens);
+}
+
+/* Whether chain c may yet come, or comes, before the FIRSTS-th of all. */
+static bool is_first(uint32_t c)
+{
+    uint32_t before = 0;
+    for (uint32_t i = 0; i < CHAINS; i++)
+        before += chain_end(i).tokens < chain_end(c).tokens + (i < c);
+    return before < FIRSTS;
+}
+
+/* The first rest at which those are known: they are done, and no other is where it could end before one. */
+static uint32_t known_at(void)
+{
+    for (uint32_t rest = 1;; rest++) {
+        bool known = true;
+        for (uint32_t c = 0; c < CHAINS; c++) {
+            known &= !is_first(c) || done_at(c, rest);
+            for (uint32_t i = 0; i < CHAINS; i++)
+                known &= !is_first(c) || done_at(i, rest) ||
+                         tokens_at(rest) >= chain_end(c).tokens + (i < c);
+        }
+        if (known)
+            return rest;
+    }
+}
+
+static void chains_that_end_first_vote(void **state)
+{
+    (void)state;
+    uint64_t seed = check_number("SEED", now_ns());
+    uint32_t cut = 0, odd = 0;
+    (void)printf("SEED=%" PRIu64 "\n", seed);
+    struct rng rng = {.state = seed};
+    write_token = write_script;
+    for (uint32_t trial = 0; trial < 300; trial++) {
+        struct job job;
+        struct outcome o;
+        struct rig r;
+        uint32_t votes[256] = {0}, most = 0, decoded = 0, asked = 0, begun = 0, killed = 0;
+        char leader = 0;
+        script_make(&rng);
+        uint32_t rest = known_at();
+        for (uint32_t c = 0; c < CHAINS; c++) {
+            struct ended e = chain_end(c);
+            bool done = done_at(c, rest);
+            decoded += done ? e.tokens : tokens_at(rest);
+            asked += done ? e.asked : rest / 2;
+            begun += !done && rest % 2;
+            killed += done ? 0 : tokens_at(rest);
+            if (is_first(c) && e.answer && ++votes[(uint8_t)e.answer] > most) {
+                leader = e.answer;
+                most = votes[(uint8_t)leader];
+            }
+        }
+        cut += killed > 0;
+        odd += begun > 0;
+        job_make(&job, DYNASOR_ALGORITHM_SC_COT, seed + trial, "m_of_n");
+        job.args.parameters.max_tokens = CAP_TOKENS;
+        job.policy.finished_count = FIRSTS;
+        set(&job, DYNASOR_PARAMETER_CAP, CHAINS);
+        rig_open(&r, seed + trial, 40, 20);
+        run_all(&r, &job, &o, 1);
+        rig_close(&r);
+        CHECK(o.result.knob == CHAINS && o.result.verdict == RUN_SETTLED &&
+                  o.cost.decoded_tokens == decoded && o.cost.killed_tokens == killed &&
+                  o.cost.probe_tokens == asked * PROBE_TOKENS &&
+                  o.cost.branches_count == CHAINS + asked + begun,
+              "trial %u, rest %u: verdict %d, %" PRIu64 " of %u tokens, %" PRIu64
+              " of %u killed, %u branches, %u probes and %u begun",
+              trial, rest, (int)o.result.verdict, o.cost.decoded_tokens, decoded,
+              o.cost.killed_tokens, killed, o.cost.branches_count, asked, begun);
+        CHECK(o.answer_bytes == (leader ? 1 : 0) && (!leader || o.answer[0] == leader),
+              "trial %u: \"%.*s\" of %c", trial, (int)o.answer_bytes, o.answer, leader);
+    }
+    assert_true(cut > 200 && odd > 50);
+}
+
 /* A chain that has used its part of the probes goes on to its end, and is asked there. */
 static void chains_share_the_probes(void **state)
 {
@@ -371,6 +463,7 @@ int main(void)
         cmocka_unit_test(chains_may_be_probed_at_every_token),
         cmocka_unit_test(chains_are_guided_by_their_answers),
         cmocka_unit_test(chains_vote),
+        cmocka_unit_test(chains_that_end_first_vote),
         cmocka_unit_test(chains_share_the_probes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

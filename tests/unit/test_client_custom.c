@@ -1,36 +1,23 @@
 /* tests/unit/test_client_custom.c: commands to CUSTOM programs as the library writes them, what it refuses
  * before they leave, the events of branches as it hands them out, and a daemon that says nonsense. */
 #include "dynasor/custom.h"
-#include "tests/lib/fake.h"
+#include "tests/lib/client_rig.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
 #include <cmocka.h>
-#include <stdlib.h>
 #include <string.h>
 
 struct bench {
-    struct fake f;
-    struct dynasor_client *client;
-    struct fake_session *s;
-    struct dynasor_lane *lane;
+    struct client_rig r;
     uint64_t program;
     union wire_record submit;
 };
 
-static struct dynasor_event next(struct dynasor_lane *lane)
-{
-    struct dynasor_event event;
-    int rc = dynasor_next(lane, &event, NS_PER_S);
-    if (rc)
-        fail_msg("next: %s: %s", dynasor_status_name(rc), dynasor_error(lane));
-    return event;
-}
-
 static void say(struct bench *b, union wire_event event)
 {
     event.branch.index = b->submit.submit.index;
-    fake_event(b->s, 0, &event);
+    fake_event(b->r.s, 0, &event);
 }
 
 static uint64_t submit(struct bench *b, uint32_t algorithm)
@@ -41,8 +28,8 @@ static uint64_t submit(struct bench *b, uint32_t algorithm)
                                         .prompt_bytes = 4,
                                         .max_tokens = 64,
                                         .user_data = 99};
-    assert_int_equal(dynasor_submit(b->lane, &o, &b->program), 0);
-    b->submit = fake_expect(b->s, 0, WIRE_OP_SUBMIT);
+    assert_int_equal(dynasor_submit(b->r.lane[0], &o, &b->program), 0);
+    b->submit = fake_expect(b->r.s, 0, WIRE_OP_SUBMIT);
     return b->program;
 }
 
@@ -52,7 +39,7 @@ static void ready(struct bench *b)
                                          .state = DYNASOR_BRANCH_HELD,
                                          .branch = DYNASOR_ROOT,
                                          .path_tokens = 12}});
-    struct dynasor_event e = next(b->lane);
+    struct dynasor_event e = lane_next(b->r.lane[0]);
     assert_int_equal(e.kind, DYNASOR_EVENT_READY);
     assert_int_equal(e.program, b->program);
     assert_int_equal(e.user_data, 99);
@@ -61,25 +48,10 @@ static void ready(struct bench *b)
 
 static int setup(void **state)
 {
-    struct bench *b = calloc(1, sizeof *b);
     struct dynasor_connect_options o = {.size = sizeof o, .arena_bytes = 16384, .lanes_count = 2};
-    fake_open(&b->f);
-    b->f.reply.max_tokens_max = 2048;
-    b->f.reply.prompt_bytes_max = 8192;
-    b->s = fake_connect(&b->f, &o, &b->client);
-    assert_int_equal(dynasor_lane_open(b->client, &b->lane), 0);
-    (void)submit(b, DYNASOR_ALGORITHM_CUSTOM);
-    *state = b;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    struct bench *b = *state;
-    dynasor_disconnect(b->client);
-    fake_session_free(b->s);
-    fake_close(&b->f);
-    free(b);
+    static const struct fake_reply reply = {.max_tokens_max = 2048, .prompt_bytes_max = 8192};
+    *state = client_rig_new(sizeof(struct bench), &o, &reply, 1);
+    (void)submit(*state, DYNASOR_ALGORITHM_CUSTOM);
     return 0;
 }
 
@@ -94,12 +66,12 @@ static void commands_are_what_the_wire_says(void **state)
     struct bench *b = *state;
     struct dynasor_branch_options o = root();
     uint32_t branch = 77;
-    assert_int_equal(dynasor_fork(b->lane, b->program, &o, &branch), -DYNASOR_E_AGAIN);
-    assert_non_null(strstr(dynasor_error(b->lane), "READY"));
+    assert_int_equal(dynasor_fork(b->r.lane[0], b->program, &o, &branch), -DYNASOR_E_AGAIN);
+    assert_non_null(strstr(dynasor_error(b->r.lane[0]), "READY"));
     ready(b);
-    assert_int_equal(dynasor_fork(b->lane, b->program, &o, &branch), 0);
+    assert_int_equal(dynasor_fork(b->r.lane[0], b->program, &o, &branch), 0);
     assert_int_equal(branch, 0); /* the one that was too early took no number */
-    union wire_record r = fake_expect(b->s, 0, WIRE_OP_COMMAND);
+    union wire_record r = fake_expect(b->r.s, 0, WIRE_OP_COMMAND);
     assert_int_equal(r.command.command, DYNASOR_COMMAND_FORK);
     assert_int_equal(r.command.program_id, b->program);
     assert_int_equal(r.command.flags, 0);
@@ -115,15 +87,16 @@ static void commands_are_what_the_wire_says(void **state)
                                         .temperature = 0.5f,
                                         .top_k = 7};
     static const char text[] = "1234567890123456789012345678901234\xe2\x82\xac and more";
-    assert_int_equal(dynasor_probe(b->lane, b->program, &o, text, sizeof text - 1, &branch), 0);
+    assert_int_equal(dynasor_probe(b->r.lane[0], b->program, &o, text, sizeof text - 1, &branch),
+                     0);
     assert_int_equal(branch, 1);
-    r = fake_expect(b->s, 0, WIRE_OP_COMMAND);
+    r = fake_expect(b->r.s, 0, WIRE_OP_COMMAND);
     assert_int_equal(r.command.command, DYNASOR_COMMAND_GIVE);
     assert_int_equal(r.command.bytes, 34); /* no half of a character */
-    r = fake_expect(b->s, 0, WIRE_OP_COMMAND);
+    r = fake_expect(b->r.s, 0, WIRE_OP_COMMAND);
     assert_int_equal(r.command.bytes, sizeof text - 1 - 34);
     assert_memory_equal(r.command.u.text, text + 34, sizeof text - 1 - 34);
-    r = fake_expect(b->s, 0, WIRE_OP_COMMAND);
+    r = fake_expect(b->r.s, 0, WIRE_OP_COMMAND);
     assert_int_equal(r.command.command, DYNASOR_COMMAND_PROBE);
     assert_int_equal(r.command.branch, 1);
     assert_int_equal(r.command.flags, WIRE_COMMAND_FLAGS_KNOWN);
@@ -132,26 +105,27 @@ static void commands_are_what_the_wire_says(void **state)
     assert_int_equal(r.command.u.begin.streams, 3);
     assert_true(r.command.u.begin.top_p >= 1); /* 0 means the default */
     assert_int_equal(r.command.u.begin.top_k, 7);
-    assert_int_equal(dynasor_extend(b->lane, b->program, 0, 9), 0);
-    r = fake_expect(b->s, 0, WIRE_OP_COMMAND);
+    assert_int_equal(dynasor_extend(b->r.lane[0], b->program, 0, 9), 0);
+    r = fake_expect(b->r.s, 0, WIRE_OP_COMMAND);
     assert_int_equal(r.command.u.extend.tokens_max, 9);
-    assert_int_equal(dynasor_report(b->lane, b->program, 3, 0.5f, 6), 0);
-    r = fake_expect(b->s, 0, WIRE_OP_COMMAND);
+    assert_int_equal(dynasor_report(b->r.lane[0], b->program, 3, 0.5f, 6), 0);
+    r = fake_expect(b->r.s, 0, WIRE_OP_COMMAND);
     assert_int_equal(r.command.u.report.signal, 3);
     assert_int_equal(r.command.u.report.knob, 6);
-    assert_int_equal(dynasor_score(b->lane, b->program, 1), 0);
-    assert_int_equal(fake_expect(b->s, 0, WIRE_OP_COMMAND).command.command, DYNASOR_COMMAND_SCORE);
-    assert_int_equal(dynasor_kill(b->lane, b->program, 1), 0);
-    assert_int_equal(fake_expect(b->s, 0, WIRE_OP_COMMAND).command.branch, 1);
-    assert_int_equal(dynasor_finish(b->lane, b->program, 1, 0, 1), 0);
-    r = fake_expect(b->s, 0, WIRE_OP_COMMAND);
+    assert_int_equal(dynasor_score(b->r.lane[0], b->program, 1), 0);
+    assert_int_equal(fake_expect(b->r.s, 0, WIRE_OP_COMMAND).command.command,
+                     DYNASOR_COMMAND_SCORE);
+    assert_int_equal(dynasor_kill(b->r.lane[0], b->program, 1), 0);
+    assert_int_equal(fake_expect(b->r.s, 0, WIRE_OP_COMMAND).command.branch, 1);
+    assert_int_equal(dynasor_finish(b->r.lane[0], b->program, 1, 0, 1), 0);
+    r = fake_expect(b->r.s, 0, WIRE_OP_COMMAND);
     assert_int_equal(r.command.u.finish.verdict, 1);
     assert_int_equal(r.command.u.finish.answer, 1);
-    fake_end(b->s, 0, &b->submit.submit, DYNASOR_STATE_DONE, 0, 0);
-    assert_int_equal(next(b->lane).kind, DYNASOR_EVENT_END);
-    assert_int_equal(dynasor_kill(b->lane, b->program, 0), -DYNASOR_E_CLOSED);
-    assert_int_equal(dynasor_release(b->lane, b->program), 0);
-    assert_int_equal(dynasor_kill(b->lane, b->program, 0), -DYNASOR_E_NOTFOUND);
+    fake_end(b->r.s, 0, &b->submit.submit, DYNASOR_STATE_DONE, 0, 0);
+    assert_int_equal(lane_next(b->r.lane[0]).kind, DYNASOR_EVENT_END);
+    assert_int_equal(dynasor_kill(b->r.lane[0], b->program, 0), -DYNASOR_E_CLOSED);
+    assert_int_equal(dynasor_release(b->r.lane[0], b->program), 0);
+    assert_int_equal(dynasor_kill(b->r.lane[0], b->program, 0), -DYNASOR_E_NOTFOUND);
 }
 
 static void wrong_arguments_do_not_leave(void **state)
@@ -166,8 +140,8 @@ static void wrong_arguments_do_not_leave(void **state)
     do {                                                                                           \
         struct dynasor_branch_options o = root();                                                  \
         __VA_ARGS__;                                                                               \
-        assert_int_equal(dynasor_fork(b->lane, b->program, &o, &branch), -DYNASOR_E_INVALID);      \
-        assert_non_null(strstr(dynasor_error(b->lane), word));                                     \
+        assert_int_equal(dynasor_fork(b->r.lane[0], b->program, &o, &branch), -DYNASOR_E_INVALID); \
+        assert_non_null(strstr(dynasor_error(b->r.lane[0]), word));                                \
     } while (0)
     WRONG("size", o.size = 8);
     WRONG("streams", o.streams = 4);
@@ -178,20 +152,22 @@ static void wrong_arguments_do_not_leave(void **state)
     WRONG("top_p", o.sampling = 1; o.top_p = -1);
     WRONG("min_p", o.sampling = 1; o.min_p = 2);
     struct dynasor_branch_options o = root();
-    assert_int_equal(dynasor_probe(b->lane, b->program, &o, text, sizeof text, &branch),
+    assert_int_equal(dynasor_probe(b->r.lane[0], b->program, &o, text, sizeof text, &branch),
                      -DYNASOR_E_INVALID);
-    assert_int_equal(dynasor_probe(b->lane, b->program, &o, text, 0, &branch), -DYNASOR_E_INVALID);
-    assert_int_equal(dynasor_probe(b->lane, b->program, &o, "\xe2\x82", 2, &branch),
+    assert_int_equal(dynasor_probe(b->r.lane[0], b->program, &o, text, 0, &branch),
                      -DYNASOR_E_INVALID);
-    assert_int_equal(dynasor_probe(b->lane, b->program, &o, NULL, 2, &branch), -DYNASOR_E_INVALID);
-    assert_int_equal(dynasor_fork(b->lane, b->program, NULL, &branch), -DYNASOR_E_INVALID);
+    assert_int_equal(dynasor_probe(b->r.lane[0], b->program, &o, "\xe2\x82", 2, &branch),
+                     -DYNASOR_E_INVALID);
+    assert_int_equal(dynasor_probe(b->r.lane[0], b->program, &o, NULL, 2, &branch),
+                     -DYNASOR_E_INVALID);
+    assert_int_equal(dynasor_fork(b->r.lane[0], b->program, NULL, &branch), -DYNASOR_E_INVALID);
     assert_int_equal(dynasor_fork(NULL, b->program, &o, &branch), -DYNASOR_E_INVALID);
-    assert_int_equal(dynasor_kill(b->lane, 5555, 0), -DYNASOR_E_NOTFOUND);
+    assert_int_equal(dynasor_kill(b->r.lane[0], 5555, 0), -DYNASOR_E_NOTFOUND);
     assert_int_equal(branch, 77);
-    assert_false(fake_take(b->s, 0, &r));
+    assert_false(fake_take(b->r.s, 0, &r));
     uint64_t other = submit(b, DYNASOR_ALGORITHM_SINGLE);
-    assert_int_equal(dynasor_kill(b->lane, other, 0), -DYNASOR_E_UNSUPPORTED);
-    assert_false(fake_take(b->s, 0, &r));
+    assert_int_equal(dynasor_kill(b->r.lane[0], other, 0), -DYNASOR_E_UNSUPPORTED);
+    assert_false(fake_take(b->r.s, 0, &r));
 }
 
 static void a_full_ring_takes_all_of_a_probe_or_nothing(void **state)
@@ -203,15 +179,15 @@ static void a_full_ring_takes_all_of_a_probe_or_nothing(void **state)
     union wire_record r;
     memset(text, 'x', sizeof text);
     ready(b);
-    while (dynasor_probe(b->lane, b->program, &o, text, sizeof text, &branch) == 0)
+    while (dynasor_probe(b->r.lane[0], b->program, &o, text, sizeof text, &branch) == 0)
         sent++;
     assert_int_equal(sent, REGION_SUB_SLOTS / 30); /* 29 pieces and the command */
     assert_int_equal(branch, sent - 1);
-    assert_non_null(strstr(dynasor_error(b->lane), "full"));
+    assert_non_null(strstr(dynasor_error(b->r.lane[0]), "full"));
     for (uint32_t i = 0; i < sent * 30; i++)
-        (void)fake_expect(b->s, 0, WIRE_OP_COMMAND);
-    assert_false(fake_take(b->s, 0, &r));
-    assert_int_equal(dynasor_probe(b->lane, b->program, &o, text, sizeof text, &branch), 0);
+        (void)fake_expect(b->r.s, 0, WIRE_OP_COMMAND);
+    assert_false(fake_take(b->r.s, 0, &r));
+    assert_int_equal(dynasor_probe(b->r.lane[0], b->program, &o, text, sizeof text, &branch), 0);
     assert_int_equal(branch, sent);
 }
 
@@ -247,18 +223,18 @@ static void events_name_their_branch(void **state)
                                           .lo = 2,
                                           .hi = 3,
                                           .got = 6}});
-    struct dynasor_event e = next(b->lane);
+    struct dynasor_event e = lane_next(b->r.lane[0]);
     assert_int_equal(e.kind, DYNASOR_EVENT_TOKENS);
     assert_int_equal(e.branch->number, 5);
     assert_int_equal(e.position, 9);
     assert_int_equal(e.count, 2);
     assert_int_equal(e.tokens[1], 4);
-    e = next(b->lane);
+    e = lane_next(b->r.lane[0]);
     assert_int_equal(e.kind, DYNASOR_EVENT_TEXT);
     assert_int_equal(e.branch->number, 6);
     assert_int_equal(e.position, 8);
     assert_memory_equal(e.text, "abc", 3);
-    e = next(b->lane);
+    e = lane_next(b->r.lane[0]);
     assert_int_equal(e.kind, DYNASOR_EVENT_BRANCH);
     assert_int_equal(e.state, DYNASOR_BRANCH_STEP);
     assert_int_equal(e.branch->number, 7);
@@ -266,15 +242,15 @@ static void events_name_their_branch(void **state)
     assert_int_equal(e.branch->text_bytes, 30);
     assert_int_equal(e.branch->scored, 1);
     assert_true(e.branch->score > 0.4f && e.branch->entropy > 1);
-    e = next(b->lane);
+    e = lane_next(b->r.lane[0]);
     assert_int_equal(e.kind, DYNASOR_EVENT_REFUSED);
     assert_int_equal(e.state, DYNASOR_COMMAND_EXTEND);
     assert_int_equal(e.status, DYNASOR_E_INVALID);
     assert_int_equal(e.branch->number, 8);
     assert_int_equal(e.branch->field, DYNASOR_FIELD_BRANCH_STATE);
-    assert_non_null(strstr(dynasor_error(b->lane), "state of the branch"));
-    fake_tokens(b->s, 0, &b->submit.submit, 0, 3); /* what the program says is no branch's */
-    e = next(b->lane);
+    assert_non_null(strstr(dynasor_error(b->r.lane[0]), "state of the branch"));
+    fake_tokens(b->r.s, 0, &b->submit.submit, 0, 3); /* what the program says is no branch's */
+    e = lane_next(b->r.lane[0]);
     assert_int_equal(e.count, 3);
     assert_null(e.branch);
 }
@@ -296,8 +272,8 @@ static void nonsense_ends_the_session(void **state)
         struct bench *b = fresh;
         ready(b);
         say(b, bad[i]);
-        assert_int_equal(dynasor_next(b->lane, &event, NS_PER_S), -DYNASOR_E_PROTOCOL);
-        (void)teardown(&fresh);
+        assert_int_equal(dynasor_next(b->r.lane[0], &event, NS_PER_S), -DYNASOR_E_PROTOCOL);
+        (void)client_rig_teardown(&fresh);
     }
     void *fresh;
     struct dynasor_event event;
@@ -305,18 +281,19 @@ static void nonsense_ends_the_session(void **state)
     struct bench *b = fresh;
     (void)submit(b, DYNASOR_ALGORITHM_SC);
     say(b, (union wire_event){.branch = {.kind = WIRE_EVENT_BRANCH, .state = 2}});
-    assert_int_equal(dynasor_next(b->lane, &event, NS_PER_S), -DYNASOR_E_PROTOCOL);
-    (void)teardown(&fresh);
+    assert_int_equal(dynasor_next(b->r.lane[0], &event, NS_PER_S), -DYNASOR_E_PROTOCOL);
+    (void)client_rig_teardown(&fresh);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(commands_are_what_the_wire_says, setup, teardown),
-        cmocka_unit_test_setup_teardown(wrong_arguments_do_not_leave, setup, teardown),
+        cmocka_unit_test_setup_teardown(commands_are_what_the_wire_says, setup,
+                                        client_rig_teardown),
+        cmocka_unit_test_setup_teardown(wrong_arguments_do_not_leave, setup, client_rig_teardown),
         cmocka_unit_test_setup_teardown(a_full_ring_takes_all_of_a_probe_or_nothing, setup,
-                                        teardown),
-        cmocka_unit_test_setup_teardown(events_name_their_branch, setup, teardown),
+                                        client_rig_teardown),
+        cmocka_unit_test_setup_teardown(events_name_their_branch, setup, client_rig_teardown),
         cmocka_unit_test(nonsense_ends_the_session),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,5 +1,5 @@
 /* The library in somebody else's event loop. */
-#include "tests/lib/fake.h"
+#include "tests/lib/client_rig.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -7,35 +7,13 @@
 #include <poll.h>
 #include <stdlib.h>
 
-struct bench {
-    struct fake f;
-    struct dynasor_client *client;
-    struct fake_session *s;
-    struct dynasor_lane *lane[3];
-};
-
 static int setup(void **state)
 {
-    struct bench *b = calloc(1, sizeof *b);
-    fake_open(&b->f);
-    b->s = fake_connect(&b->f, NULL, &b->client);
-    for (int i = 0; i < 3; i++)
-        assert_int_equal(dynasor_lane_open(b->client, &b->lane[i]), 0);
-    *state = b;
+    *state = client_rig_new(sizeof(struct client_rig), NULL, NULL, 3);
     return 0;
 }
 
-static int teardown(void **state)
-{
-    struct bench *b = *state;
-    dynasor_disconnect(b->client);
-    fake_session_free(b->s);
-    fake_close(&b->f);
-    free(b);
-    return 0;
-}
-
-static struct wire_submit submit(struct bench *b, uint32_t lane)
+static struct wire_submit submit(struct client_rig *b, uint32_t lane)
 {
     struct dynasor_program_options o = {
         .size = sizeof o, .prompt_text = "x", .prompt_bytes = 1, .max_tokens = 100};
@@ -50,21 +28,15 @@ static bool readable(int fd, int timeout_ms)
     return poll(&p, 1, timeout_ms) == 1;
 }
 
-static void assert_quiet(struct dynasor_lane *lane)
-{
-    struct dynasor_event event;
-    assert_int_equal(dynasor_next(lane, &event, 0), -DYNASOR_E_TIMEOUT);
-}
-
 static void test_loop(void **state)
 {
-    struct bench *b = *state;
+    struct client_rig *b = *state;
     struct dynasor_event e;
     int fd = dynasor_descriptor(b->client);
     assert_true(fd >= 0);
     struct wire_submit s = submit(b, 0);
     for (uint32_t round = 0; round < 100; round++) {
-        assert_quiet(b->lane[0]);
+        lane_quiet(b->lane[0]);
         assert_int_equal(dynasor_arm(b->lane[0]), 0);
         assert_int_equal(region_c2d_lane(b->s->c2d, 0)->need_kind, REGION_NEED_MESSAGE);
         assert_false(readable(fd, 0));
@@ -80,10 +52,10 @@ static void test_loop(void **state)
 
 static void test_second_look(void **state)
 {
-    struct bench *b = *state;
+    struct client_rig *b = *state;
     struct dynasor_event e;
     struct wire_submit s = submit(b, 0);
-    assert_quiet(b->lane[0]);
+    lane_quiet(b->lane[0]);
     fake_tokens(b->s, 0, &s, 0, 1);
     assert_int_equal(dynasor_arm(b->lane[0]), 1);
     assert_false(readable(dynasor_descriptor(b->client), 0));
@@ -93,11 +65,11 @@ static void test_second_look(void **state)
 /* A thread that blocks on its lane leaves the wakes of a lane that polls where they are. */
 static void test_beside_sleeper(void **state)
 {
-    struct bench *b = *state;
+    struct client_rig *b = *state;
     struct dynasor_event e;
     int fd = dynasor_descriptor(b->client);
     struct wire_submit s = submit(b, 0);
-    assert_quiet(b->lane[0]);
+    lane_quiet(b->lane[0]);
     assert_int_equal(dynasor_arm(b->lane[0]), 0);
     fake_tokens(b->s, 0, &s, 0, 1);
     assert_int_equal(dynasor_next(b->lane[1], &e, 250 * NS_PER_MS), -DYNASOR_E_TIMEOUT);
@@ -108,7 +80,7 @@ static void test_beside_sleeper(void **state)
 /* Several lanes in one loop: take from all, then arm all. */
 static void test_lanes(void **state)
 {
-    struct bench *b = *state;
+    struct client_rig *b = *state;
     struct wire_submit s[3];
     uint32_t sent[3] = {0};
     uint32_t got[3] = {0};
@@ -136,10 +108,10 @@ static void test_lanes(void **state)
 
 static void test_blocking_after(void **state)
 {
-    struct bench *b = *state;
+    struct client_rig *b = *state;
     struct dynasor_event e;
     struct wire_submit s = submit(b, 0);
-    assert_quiet(b->lane[0]);
+    lane_quiet(b->lane[0]);
     assert_int_equal(dynasor_arm(b->lane[0]), 0);
     assert_int_equal(dynasor_next(b->lane[0], &e, 20 * NS_PER_MS), -DYNASOR_E_TIMEOUT);
     assert_int_equal(region_c2d_lane(b->s->c2d, 0)->need_kind, REGION_NEED_FUTEX);
@@ -151,10 +123,10 @@ static void test_blocking_after(void **state)
 /* A loop has to learn that its descriptor is another one, however quickly that went. */
 static void test_reconnect(void **state)
 {
-    struct bench *b = *state;
+    struct client_rig *b = *state;
     struct dynasor_event e;
     int fd = dynasor_descriptor(b->client);
-    assert_quiet(b->lane[0]);
+    lane_quiet(b->lane[0]);
     assert_int_equal(dynasor_arm(b->lane[0]), 0);
     fake_die(b->s);
     fake_session_free(b->s);
@@ -172,7 +144,7 @@ static void test_reconnect(void **state)
     assert_true(restarting > 0);
     b->s = fake_join(&b->f);
     /* lane 1 never armed: it hears nothing; lane 0 is armed in the new session */
-    assert_quiet(b->lane[1]);
+    lane_quiet(b->lane[1]);
     struct wire_submit s = submit(b, 0);
     assert_int_equal(dynasor_arm(b->lane[0]), 0);
     fake_tokens(b->s, 0, &s, 0, 1);
@@ -184,7 +156,7 @@ static void test_reconnect(void **state)
     assert_int_equal(dynasor_next(b->lane[1], &e, 300 * NS_PER_MS), -DYNASOR_E_TIMEOUT);
     b->s = fake_join(&b->f);
     assert_int_equal(dynasor_next(b->lane[0], &e, 0), -DYNASOR_E_RESTARTING);
-    assert_quiet(b->lane[0]);
+    lane_quiet(b->lane[0]);
 }
 
 static void test_unsupported(void **state)
@@ -213,7 +185,7 @@ static void test_unsupported(void **state)
 
 int main(void)
 {
-#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, client_rig_teardown)
     const struct CMUnitTest tests[] = {
         TEST(test_loop),
         TEST(test_second_look),

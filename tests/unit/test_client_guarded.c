@@ -1,6 +1,6 @@
 /* More handles than lanes: the last channel is shared under a lock. And handles on lanes of their own
  * beside it. */
-#include "tests/lib/fake.h"
+#include "tests/lib/client_rig.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -15,33 +15,14 @@
 #define TOKENS 23u
 
 struct bench {
-    struct fake f;
-    struct dynasor_client *client;
-    struct fake_session *s;
-    struct dynasor_lane *lane[HANDLES];
+    struct client_rig r;
     uint32_t stop;
 };
 
 static int setup(void **state)
 {
-    struct bench *b = calloc(1, sizeof *b);
     struct dynasor_connect_options o = {.size = sizeof o, .lanes_count = 2};
-    fake_open(&b->f);
-    b->s = fake_connect(&b->f, &o, &b->client);
-    for (unsigned i = 0; i < HANDLES; i++)
-        assert_int_equal(dynasor_lane_open(b->client, &b->lane[i]), 0);
-    *state = b;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    struct bench *b = *state;
-    dynasor_disconnect(b->client);
-    if (b->s)
-        fake_session_free(b->s);
-    fake_close(&b->f);
-    free(b);
+    *state = client_rig_new(sizeof(struct bench), &o, NULL, HANDLES);
     return 0;
 }
 
@@ -67,23 +48,23 @@ static void *daemon_thread(void *argument)
     struct bench *b = argument;
     while (!shm_load_u32(&b->stop)) {
         bool any = false;
-        for (uint32_t lane = 0; lane < b->s->geometry.lanes_count; lane++) {
+        for (uint32_t lane = 0; lane < b->r.s->geometry.lanes_count; lane++) {
             union wire_record r;
-            if (!fake_take(b->s, lane, &r))
+            if (!fake_take(b->r.s, lane, &r))
                 continue;
             any = true;
             if (r.op != WIRE_OP_SUBMIT)
                 continue;
             for (uint32_t at = 0; at <= TOKENS; at += 5) {
-                while (!fake_room(b->s, lane))
+                while (!fake_room(b->r.s, lane))
                     sleep_ns(NS_PER_MS / 10);
                 if (at < TOKENS)
-                    fake_tokens(b->s, lane, &r.submit, at,
+                    fake_tokens(b->r.s, lane, &r.submit, at,
                                 (uint8_t)(TOKENS - at < 5 ? TOKENS - at : 5));
             }
-            while (!fake_room(b->s, lane))
+            while (!fake_room(b->r.s, lane))
                 sleep_ns(NS_PER_MS / 10);
-            fake_end(b->s, lane, &r.submit, DYNASOR_STATE_DONE, 0, TOKENS);
+            fake_end(b->r.s, lane, &r.submit, DYNASOR_STATE_DONE, 0, TOKENS);
         }
         if (!any)
             sleep_ns(NS_PER_MS / 5);
@@ -134,7 +115,7 @@ static void test_threads(void **state)
     pthread_t daemon;
     pthread_create(&daemon, NULL, daemon_thread, b);
     for (unsigned i = 0; i < HANDLES; i++) {
-        workers[i] = (struct worker){.lane = b->lane[i], .number = i + 1};
+        workers[i] = (struct worker){.lane = b->r.lane[i], .number = i + 1};
         pthread_create(&workers[i].thread, NULL, work, &workers[i]);
     }
     for (unsigned i = 0; i < HANDLES; i++)
@@ -148,26 +129,26 @@ static void test_stall(void **state)
 {
     struct bench *b = *state;
     struct dynasor_event e;
-    (void)submit(b->lane[3], 3);
-    (void)submit(b->lane[4], 4);
-    struct wire_submit lazy = fake_expect(b->s, 2, WIRE_OP_SUBMIT).submit;
-    struct wire_submit other = fake_expect(b->s, 2, WIRE_OP_SUBMIT).submit;
+    (void)submit(b->r.lane[3], 3);
+    (void)submit(b->r.lane[4], 4);
+    struct wire_submit lazy = fake_expect(b->r.s, 2, WIRE_OP_SUBMIT).submit;
+    struct wire_submit other = fake_expect(b->r.s, 2, WIRE_OP_SUBMIT).submit;
     for (uint32_t i = 0; i < 300; i++)
-        fake_tokens(b->s, 2, &lazy, i, 1);
-    fake_tokens(b->s, 2, &other, 0, 1);
-    assert_int_equal(dynasor_next(b->lane[4], &e, 30 * NS_PER_MS), -DYNASOR_E_TIMEOUT);
+        fake_tokens(b->r.s, 2, &lazy, i, 1);
+    fake_tokens(b->r.s, 2, &other, 0, 1);
+    assert_int_equal(dynasor_next(b->r.lane[4], &e, 30 * NS_PER_MS), -DYNASOR_E_TIMEOUT);
     for (uint32_t i = 0; i < 300; i++) {
-        assert_int_equal(dynasor_next(b->lane[3], &e, NS_PER_S), 0);
+        assert_int_equal(dynasor_next(b->r.lane[3], &e, NS_PER_S), 0);
         assert_int_equal(e.position, i);
         assert_int_equal(e.tokens[0], fake_token(3, i));
         if (i == 100)
-            assert_int_equal(dynasor_next(b->lane[4], &(struct dynasor_event){0}, NS_PER_S), 0);
+            assert_int_equal(dynasor_next(b->r.lane[4], &(struct dynasor_event){0}, NS_PER_S), 0);
     }
     /* an own lane beside it is not affected */
-    (void)submit(b->lane[0], 9);
-    struct wire_submit own = fake_expect(b->s, 0, WIRE_OP_SUBMIT).submit;
-    fake_tokens(b->s, 0, &own, 0, 1);
-    assert_int_equal(dynasor_next(b->lane[0], &e, NS_PER_S), 0);
+    (void)submit(b->r.lane[0], 9);
+    struct wire_submit own = fake_expect(b->r.s, 0, WIRE_OP_SUBMIT).submit;
+    fake_tokens(b->r.s, 0, &own, 0, 1);
+    assert_int_equal(dynasor_next(b->r.lane[0], &e, NS_PER_S), 0);
 }
 
 static void *close_it(void *argument)
@@ -183,22 +164,22 @@ static void test_close(void **state)
 {
     struct bench *b = *state;
     struct dynasor_event e;
-    struct worker w = {.lane = b->lane[3]};
-    uint64_t gone = submit(b->lane[3], 3);
-    (void)submit(b->lane[4], 4);
-    struct wire_submit closed = fake_expect(b->s, 2, WIRE_OP_SUBMIT).submit;
-    struct wire_submit other = fake_expect(b->s, 2, WIRE_OP_SUBMIT).submit;
+    struct worker w = {.lane = b->r.lane[3]};
+    uint64_t gone = submit(b->r.lane[3], 3);
+    (void)submit(b->r.lane[4], 4);
+    struct wire_submit closed = fake_expect(b->r.s, 2, WIRE_OP_SUBMIT).submit;
+    struct wire_submit other = fake_expect(b->r.s, 2, WIRE_OP_SUBMIT).submit;
     pthread_create(&w.thread, NULL, close_it, &w);
-    assert_int_equal(dynasor_next(b->lane[4], &e, 150 * NS_PER_MS), -DYNASOR_E_TIMEOUT);
+    assert_int_equal(dynasor_next(b->r.lane[4], &e, 150 * NS_PER_MS), -DYNASOR_E_TIMEOUT);
     pthread_join(w.thread, NULL);
-    assert_int_equal(fake_expect(b->s, 2, WIRE_OP_CANCEL).cancel.program_id, gone);
-    fake_tokens(b->s, 2, &closed, 0, 3);
-    fake_tokens(b->s, 2, &closed, 3, 3);
-    fake_end(b->s, 2, &closed, DYNASOR_STATE_CANCELLED, DYNASOR_E_CANCELLED, 6);
-    fake_tokens(b->s, 2, &other, 0, 1);
-    assert_int_equal(dynasor_next(b->lane[4], &e, NS_PER_S), 0);
+    assert_int_equal(fake_expect(b->r.s, 2, WIRE_OP_CANCEL).cancel.program_id, gone);
+    fake_tokens(b->r.s, 2, &closed, 0, 3);
+    fake_tokens(b->r.s, 2, &closed, 3, 3);
+    fake_end(b->r.s, 2, &closed, DYNASOR_STATE_CANCELLED, DYNASOR_E_CANCELLED, 6);
+    fake_tokens(b->r.s, 2, &other, 0, 1);
+    assert_int_equal(dynasor_next(b->r.lane[4], &e, NS_PER_S), 0);
     assert_int_equal(e.user_data, 4);
-    assert_int_equal(fake_expect(b->s, 2, WIRE_OP_RELEASE).release.program_id, gone);
+    assert_int_equal(fake_expect(b->r.s, 2, WIRE_OP_RELEASE).release.program_id, gone);
 }
 
 static void *sleep_forever(void *argument)
@@ -215,12 +196,12 @@ static void test_death(void **state)
     struct bench *b = *state;
     struct worker w[HANDLES];
     for (unsigned i = 0; i < HANDLES; i++) {
-        w[i].lane = b->lane[i];
+        w[i].lane = b->r.lane[i];
         pthread_create(&w[i].thread, NULL, sleep_forever, &w[i]);
     }
     sleep_ns(50 * NS_PER_MS);
     uint64_t died = now_ns();
-    fake_die(b->s);
+    fake_die(b->r.s);
     for (unsigned i = 0; i < HANDLES; i++) {
         void *rc;
         pthread_join(w[i].thread, &rc);
@@ -236,33 +217,33 @@ static void test_reconnect(void **state)
     uint64_t program[2];
     uint32_t received[2] = {0, 0};
     for (unsigned i = 0; i < 2; i++)
-        program[i] = submit(b->lane[3 + i], i);
+        program[i] = submit(b->r.lane[3 + i], i);
     for (unsigned i = 0; i < 2; i++) {
-        struct wire_submit s = fake_expect(b->s, 2, WIRE_OP_SUBMIT).submit;
-        fake_tokens(b->s, 2, &s, 0, 4);
+        struct wire_submit s = fake_expect(b->r.s, 2, WIRE_OP_SUBMIT).submit;
+        fake_tokens(b->r.s, 2, &s, 0, 4);
         received[i] = 4;
     }
-    assert_int_equal(dynasor_next(b->lane[3], &e, NS_PER_S), 0); /* takes the other's, too */
-    fake_die(b->s);
-    fake_session_free(b->s);
-    fake_serve(&b->f);
-    assert_int_equal(dynasor_next(b->lane[3], &e, 400 * NS_PER_MS), -DYNASOR_E_TIMEOUT);
-    b->s = fake_join(&b->f);
+    assert_int_equal(dynasor_next(b->r.lane[3], &e, NS_PER_S), 0); /* takes the other's, too */
+    fake_die(b->r.s);
+    fake_session_free(b->r.s);
+    fake_serve(&b->r.f);
+    assert_int_equal(dynasor_next(b->r.lane[3], &e, 400 * NS_PER_MS), -DYNASOR_E_TIMEOUT);
+    b->r.s = fake_join(&b->r.f);
     for (unsigned n = 0; n < 2; n++) {
         struct wire_spec spec;
         uint32_t bytes;
-        struct wire_submit s = fake_expect(b->s, 2, WIRE_OP_SUBMIT).submit;
+        struct wire_submit s = fake_expect(b->r.s, 2, WIRE_OP_SUBMIT).submit;
         unsigned i = s.program_id == program[1];
-        (void)fake_prompt(b->s, &s, &bytes, &spec);
+        (void)fake_prompt(b->r.s, &s, &bytes, &spec);
         assert_int_equal(spec.resume_tokens, received[i]);
-        fake_tokens(b->s, 2, &s, 4, 2);
+        fake_tokens(b->r.s, 2, &s, 4, 2);
     }
-    assert_int_equal(dynasor_next(b->lane[3], &e, NS_PER_S), 0);
+    assert_int_equal(dynasor_next(b->r.lane[3], &e, NS_PER_S), 0);
     assert_int_equal(e.position, 4);
-    assert_int_equal(dynasor_next(b->lane[4], &e, NS_PER_S), 0); /* from before, in its queue */
+    assert_int_equal(dynasor_next(b->r.lane[4], &e, NS_PER_S), 0); /* from before, in its queue */
     assert_int_equal(e.position, 0);
     assert_int_equal(e.tokens[3], fake_token(1, 3));
-    assert_int_equal(dynasor_next(b->lane[4], &e, NS_PER_S), 0);
+    assert_int_equal(dynasor_next(b->r.lane[4], &e, NS_PER_S), 0);
     assert_int_equal(e.position, 4);
 }
 
@@ -275,7 +256,7 @@ static void test_leader_sleeps(void **state)
     struct timespec after;
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &before);
     for (unsigned i = 3; i < 5; i++) /* also the second that leads */
-        assert_int_equal(dynasor_next(b->lane[i], &e, 400 * NS_PER_MS), -DYNASOR_E_TIMEOUT);
+        assert_int_equal(dynasor_next(b->r.lane[i], &e, 400 * NS_PER_MS), -DYNASOR_E_TIMEOUT);
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &after);
     int64_t spent_ns = (int64_t)(after.tv_sec - before.tv_sec) * (int64_t)NS_PER_S +
                        (after.tv_nsec - before.tv_nsec);
@@ -377,7 +358,7 @@ static void test_fork(void **state)
     struct bench *b = *state;
     struct worker w[3];
     for (unsigned i = 0; i < 3; i++) {
-        w[i].lane = b->lane[3 + i];
+        w[i].lane = b->r.lane[3 + i];
         pthread_create(&w[i].thread, NULL, next_for_a_while, &w[i]);
     }
     sleep_ns(50 * NS_PER_MS);
@@ -385,8 +366,8 @@ static void test_fork(void **state)
     if (pid == 0) {
         alarm(5);
         for (unsigned i = 3; i < 6; i++)
-            dynasor_lane_close(b->lane[i]);
-        dynasor_disconnect(b->client);
+            dynasor_lane_close(b->r.lane[i]);
+        dynasor_disconnect(b->r.client);
         _exit(0);
     }
     assert_int_equal(child_wait(pid), 0);
@@ -400,7 +381,7 @@ static void test_fork(void **state)
 static void test_arm(void **state)
 {
     struct bench *b = *state;
-    assert_int_equal(dynasor_arm(b->lane[5]), -DYNASOR_E_UNSUPPORTED);
+    assert_int_equal(dynasor_arm(b->r.lane[5]), -DYNASOR_E_UNSUPPORTED);
 }
 
 /* With sixteen lanes the last own one is the shared one. */
@@ -434,7 +415,7 @@ static void test_sixteen(void **state)
 
 int main(void)
 {
-#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, client_rig_teardown)
     const struct CMUnitTest tests[] = {
         TEST(test_threads),
         TEST(test_stall),

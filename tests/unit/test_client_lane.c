@@ -1,43 +1,18 @@
 /* One lane of the library: submissions, zero-copy events, the program table, the arena, what a wrong
  * argument and what a wrong daemon get. */
-#include "tests/lib/fake.h"
+#include "tests/lib/client_rig.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
 #include <cmocka.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-
-struct bench { /* one client, one session, two lanes */
-    struct fake f;
-    struct dynasor_client *client;
-    struct fake_session *s;
-    struct dynasor_lane *lane;
-    struct dynasor_lane *other;
-};
 
 static int setup(void **state)
 {
-    struct bench *b = calloc(1, sizeof *b);
     struct dynasor_connect_options o = {.size = sizeof o, .arena_bytes = 16384, .lanes_count = 2};
-    fake_open(&b->f);
-    b->f.reply.max_tokens_max = 2048;
-    b->f.reply.prompt_bytes_max = 8192;
-    b->s = fake_connect(&b->f, &o, &b->client);
-    assert_int_equal(dynasor_lane_open(b->client, &b->lane), 0);
-    assert_int_equal(dynasor_lane_open(b->client, &b->other), 0);
-    *state = b;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    struct bench *b = *state;
-    dynasor_disconnect(b->client);
-    fake_session_free(b->s);
-    fake_close(&b->f);
-    free(b);
+    static const struct fake_reply reply = {.max_tokens_max = 2048, .prompt_bytes_max = 8192};
+    *state = client_rig_new(sizeof(struct client_rig), &o, &reply, 2);
     return 0;
 }
 
@@ -62,31 +37,16 @@ static uint64_t submit(struct dynasor_lane *lane)
     return program;
 }
 
-static struct dynasor_event next(struct dynasor_lane *lane)
-{
-    struct dynasor_event event;
-    int rc = dynasor_next(lane, &event, NS_PER_S);
-    if (rc)
-        fail_msg("next: %s: %s", dynasor_status_name(rc), dynasor_error(lane));
-    return event;
-}
-
-static void assert_quiet(struct dynasor_lane *lane)
-{
-    struct dynasor_event event;
-    assert_int_equal(dynasor_next(lane, &event, 0), -DYNASOR_E_TIMEOUT);
-}
-
 static void test_program(void **state)
 {
-    struct bench *b = *state;
+    struct client_rig *b = *state;
     struct dynasor_program_options o = simple();
     o.streams = DYNASOR_STREAM_ALL;
     uint64_t before = now_ns();
     uint64_t program;
-    assert_int_equal(dynasor_submit(b->lane, &o, &program), 0);
-    assert_int_equal(dynasor_program_state(b->lane, program), DYNASOR_STATE_QUEUED);
-    assert_int_equal(dynasor_release(b->lane, program), -DYNASOR_E_INVALID);
+    assert_int_equal(dynasor_submit(b->lane[0], &o, &program), 0);
+    assert_int_equal(dynasor_program_state(b->lane[0], program), DYNASOR_STATE_QUEUED);
+    assert_int_equal(dynasor_release(b->lane[0], program), -DYNASOR_E_INVALID);
     union wire_record r = fake_expect(b->s, 0, WIRE_OP_SUBMIT);
     assert_int_equal(r.submit.program_id, program);
     assert_int_equal(r.submit.max_tokens, 64);
@@ -97,9 +57,10 @@ static void test_program(void **state)
     fake_tokens(b->s, 0, &r.submit, 0, 11);
     fake_text(b->s, 0, &r.submit, 0, "Because");
     fake_tokens(b->s, 0, &r.submit, 11, 2);
+    fake_text(b->s, 0, &r.submit, 7, " so.");
     fake_end(b->s, 0, &r.submit, DYNASOR_STATE_DONE, 0, 13);
 
-    struct dynasor_event e = next(b->lane);
+    struct dynasor_event e = lane_next(b->lane[0]);
     assert_int_equal(e.kind, DYNASOR_EVENT_TOKENS);
     assert_int_equal(e.count, 11);
     assert_int_equal(e.position, 0);
@@ -111,32 +72,37 @@ static void test_program(void **state)
     /* zero copy: what the daemon writes into the slot is what the caller reads */
     region_event_ring(b->s->d2c, &b->s->geometry, 0)->word[2] = 0x1234567800000005;
     assert_int_equal(e.tokens[1], 5);
-    e = next(b->lane);
+    e = lane_next(b->lane[0]);
     assert_int_equal(e.kind, DYNASOR_EVENT_TEXT);
+    assert_int_equal(e.position, 0);
     assert_int_equal(e.count, 7);
     assert_memory_equal(e.text, "Because", 7);
-    e = next(b->lane);
+    e = lane_next(b->lane[0]);
     assert_int_equal(e.position, 11);
     assert_int_equal(e.count, 2);
-    assert_int_equal(dynasor_release(b->lane, program), -DYNASOR_E_INVALID);
-    e = next(b->lane);
+    e = lane_next(b->lane[0]);
+    assert_int_equal(e.kind, DYNASOR_EVENT_TEXT);
+    assert_int_equal(e.position, 7);
+    assert_memory_equal(e.text, " so.", 4);
+    assert_int_equal(dynasor_release(b->lane[0], program), -DYNASOR_E_INVALID);
+    e = lane_next(b->lane[0]);
     assert_int_equal(e.kind, DYNASOR_EVENT_END);
     assert_int_equal(e.state, DYNASOR_STATE_DONE);
     assert_int_equal(e.tokens_count, 13);
-    assert_int_equal(dynasor_program_state(b->lane, program), DYNASOR_STATE_DONE);
-    assert_int_equal(dynasor_program_state(b->other, program), -DYNASOR_E_NOTFOUND);
-    assert_int_equal(dynasor_release(b->other, program), -DYNASOR_E_NOTFOUND);
-    assert_int_equal(dynasor_release(b->lane, program), 0);
-    assert_int_equal(dynasor_release(b->lane, program), -DYNASOR_E_NOTFOUND);
+    assert_int_equal(dynasor_program_state(b->lane[0], program), DYNASOR_STATE_DONE);
+    assert_int_equal(dynasor_program_state(b->lane[1], program), -DYNASOR_E_NOTFOUND);
+    assert_int_equal(dynasor_release(b->lane[1], program), -DYNASOR_E_NOTFOUND);
+    assert_int_equal(dynasor_release(b->lane[0], program), 0);
+    assert_int_equal(dynasor_release(b->lane[0], program), -DYNASOR_E_NOTFOUND);
     r = fake_expect(b->s, 0, WIRE_OP_RELEASE);
     assert_int_equal(r.release.program_id, program);
-    assert_quiet(b->lane);
+    lane_quiet(b->lane[0]);
 }
 
 /* Parameters, texts and answer rule, as the daemon finds them behind the spec. */
 static void test_algorithm_options(void **state)
 {
-    struct bench *b = *state;
+    struct client_rig *b = *state;
     static const struct dynasor_setting settings[2] = {
         {.parameter = DYNASOR_PARAMETER_CAP, .value = 7},
         {.parameter = DYNASOR_PARAMETER_SPREAD, .value = 0.25}};
@@ -150,7 +116,7 @@ static void test_algorithm_options(void **state)
     o.answer = DYNASOR_ANSWER_PREFIX;
     o.streams = 0;
     uint64_t submitted;
-    assert_int_equal(dynasor_submit(b->lane, &o, &submitted), 0);
+    assert_int_equal(dynasor_submit(b->lane[0], &o, &submitted), 0);
     struct wire_submit s = fake_expect(b->s, 0, WIRE_OP_SUBMIT).submit;
     assert_int_equal(s.algorithm, DYNASOR_ALGORITHM_REBASE);
     assert_int_equal(s.streams, DYNASOR_STREAM_TOKENS | DYNASOR_STREAM_RESULT);
@@ -191,19 +157,19 @@ static void test_algorithm_options(void **state)
     bad[6].answer = DYNASOR_ANSWER_BOXED;
     for (size_t i = 0; i < COUNT_OF(bad); i++) {
         uint64_t program;
-        assert_int_equal(dynasor_submit(b->lane, &bad[i], &program), -DYNASOR_E_INVALID);
-        assert_string_equal(dynasor_error(b->lane), text[i]);
+        assert_int_equal(dynasor_submit(b->lane[0], &bad[i], &program), -DYNASOR_E_INVALID);
+        assert_string_equal(dynasor_error(b->lane[0]), text[i]);
     }
 }
 
 /* One slot is two events: RESULT, whose place in D2C is copied, then END. */
 static void test_result(void **state)
 {
-    struct bench *b = *state;
+    struct client_rig *b = *state;
     struct dynasor_program_options o = simple();
     o.streams = DYNASOR_STREAM_RESULT;
     uint64_t program;
-    assert_int_equal(dynasor_submit(b->lane, &o, &program), 0);
+    assert_int_equal(dynasor_submit(b->lane[0], &o, &program), 0);
     struct wire_submit s = fake_expect(b->s, 0, WIRE_OP_SUBMIT).submit;
     struct dynasor_result *r = region_result(b->s->d2c, &b->s->geometry, s.index);
     *r = (struct dynasor_result){.program = program,
@@ -219,7 +185,7 @@ static void test_result(void **state)
                                     .program_id = program,
                                     .flags = WIRE_END_RESULT}};
     fake_event(b->s, 0, &end);
-    struct dynasor_event e = next(b->lane);
+    struct dynasor_event e = lane_next(b->lane[0]);
     assert_int_equal(e.kind, DYNASOR_EVENT_RESULT);
     assert_int_equal(e.program, program);
     assert_int_equal(e.user_data, 99);
@@ -228,18 +194,19 @@ static void test_result(void **state)
     assert_string_equal(e.result->profile, "mine");
     assert_int_equal(e.result->verdict, DYNASOR_VERDICT_GIVEN_UP);
     assert_int_equal(e.result->decoded_tokens, 77);
-    assert_int_equal(dynasor_release(b->lane, program), -DYNASOR_E_INVALID); /* END comes first */
+    assert_int_equal(dynasor_release(b->lane[0], program),
+                     -DYNASOR_E_INVALID); /* END comes first */
     const struct dynasor_result *kept = e.result;
-    e = next(b->lane);
+    e = lane_next(b->lane[0]);
     assert_int_equal(e.kind, DYNASOR_EVENT_END);
     assert_string_equal(kept->answer, "42");
-    assert_quiet(b->lane);
-    assert_int_equal(dynasor_release(b->lane, program), 0);
+    lane_quiet(b->lane[0]);
+    assert_int_equal(dynasor_release(b->lane[0], program), 0);
 }
 
 static void test_bad_options(void **state)
 {
-    struct bench *b = *state;
+    struct client_rig *b = *state;
     static const uint32_t tokens[2] = {1, 2};
     struct dynasor_program_options o[12];
     for (size_t i = 0; i < COUNT_OF(o); i++)
@@ -271,87 +238,88 @@ static void test_bad_options(void **state)
     o[11].prompt_text = NULL, o[11].prompt_tokens = tokens;
     uint64_t program = 0;
     for (size_t i = 0; i < COUNT_OF(o); i++) {
-        int rc = dynasor_submit(b->lane, &o[i], &program);
+        int rc = dynasor_submit(b->lane[0], &o[i], &program);
         assert_int_equal(rc, i == 1 ? -DYNASOR_E_UNSUPPORTED : -DYNASOR_E_INVALID);
-        assert_string_equal(dynasor_error(b->lane), text[i]);
+        assert_string_equal(dynasor_error(b->lane[0]), text[i]);
     }
     assert_int_equal(dynasor_submit(NULL, o, &program), -DYNASOR_E_INVALID);
-    assert_int_equal(dynasor_submit(b->lane, NULL, &program), -DYNASOR_E_INVALID);
-    assert_int_equal(dynasor_submit(b->lane, o, NULL), -DYNASOR_E_INVALID);
-    assert_int_equal(dynasor_next(b->lane, NULL, 0), -DYNASOR_E_INVALID);
-    assert_int_equal(dynasor_cancel(b->lane, 12345), -DYNASOR_E_NOTFOUND);
-    assert_int_equal(dynasor_cancel(b->lane, 0), -DYNASOR_E_NOTFOUND);
+    assert_int_equal(dynasor_submit(b->lane[0], NULL, &program), -DYNASOR_E_INVALID);
+    assert_int_equal(dynasor_submit(b->lane[0], o, NULL), -DYNASOR_E_INVALID);
+    assert_int_equal(dynasor_next(b->lane[0], NULL, 0), -DYNASOR_E_INVALID);
+    assert_int_equal(dynasor_cancel(b->lane[0], 12345), -DYNASOR_E_NOTFOUND);
+    assert_int_equal(dynasor_cancel(b->lane[0], 0), -DYNASOR_E_NOTFOUND);
     union wire_record r;
     assert_false(fake_take(b->s, 0, &r));
 }
 
 static void test_refused(void **state)
 {
-    struct bench *b = *state;
-    uint64_t program = submit(b->lane);
+    struct client_rig *b = *state;
+    uint64_t program = submit(b->lane[0]);
     union wire_record r = fake_expect(b->s, 0, WIRE_OP_SUBMIT);
     struct wire_fault fault = {
         .status = DYNASOR_E_QUOTA, .field = DYNASOR_FIELD_PROGRAMS_OF_UID, .hi = 32, .got = 33};
     fake_refuse(b->s, 0, &r.submit, &fault);
-    struct dynasor_event e = next(b->lane);
+    struct dynasor_event e = lane_next(b->lane[0]);
     assert_int_equal(e.kind, DYNASOR_EVENT_END);
     assert_int_equal(e.program, program);
     assert_int_equal(e.state, DYNASOR_STATE_FAILED);
     assert_int_equal(e.status, DYNASOR_E_QUOTA);
-    assert_string_equal(dynasor_error(b->lane), "programs_of_uid 33: accepted 0 to 32 (the quota "
-                                                "of this uid is used up)");
-    assert_int_equal(dynasor_program_state(b->lane, program), DYNASOR_STATE_FAILED);
-    assert_int_equal(dynasor_release(b->lane, program), 0);
+    assert_string_equal(dynasor_error(b->lane[0]),
+                        "programs_of_uid 33: accepted 0 to 32 (the quota "
+                        "of this uid is used up)");
+    assert_int_equal(dynasor_program_state(b->lane[0], program), DYNASOR_STATE_FAILED);
+    assert_int_equal(dynasor_release(b->lane[0], program), 0);
     assert_false(fake_take(b->s, 0, &r)); /* the daemon never had it */
     /* A piece of the prompt never gets into a message. */
-    (void)submit(b->lane);
+    (void)submit(b->lane[0]);
     r = fake_expect(b->s, 0, WIRE_OP_SUBMIT);
     fault = (struct wire_fault){
         .status = DYNASOR_E_INVALID, .field = DYNASOR_FIELD_PROMPT_TEXT, .hi = 0xf4, .got = 0xff};
     fake_refuse(b->s, 0, &r.submit, &fault);
-    (void)next(b->lane);
-    assert_string_equal(dynasor_error(b->lane), "prompt_text: not valid UTF-8");
+    (void)lane_next(b->lane[0]);
+    assert_string_equal(dynasor_error(b->lane[0]), "prompt_text: not valid UTF-8");
 }
 
 static void test_cancel(void **state)
 {
-    struct bench *b = *state;
-    uint64_t program = submit(b->lane);
+    struct client_rig *b = *state;
+    uint64_t program = submit(b->lane[0]);
     union wire_record r = fake_expect(b->s, 0, WIRE_OP_SUBMIT);
-    assert_int_equal(dynasor_cancel(b->other, program), -DYNASOR_E_NOTFOUND);
-    assert_int_equal(dynasor_cancel(b->lane, program), 0);
-    assert_int_equal(dynasor_cancel(b->lane, program), 0); /* once is enough */
+    assert_int_equal(dynasor_cancel(b->lane[1], program), -DYNASOR_E_NOTFOUND);
+    assert_int_equal(dynasor_cancel(b->lane[0], program), 0);
+    assert_int_equal(dynasor_cancel(b->lane[0], program), 0); /* once is enough */
     union wire_record c = fake_expect(b->s, 0, WIRE_OP_CANCEL);
     assert_int_equal(c.cancel.program_id, program);
     assert_int_equal(c.cancel.index, r.submit.index);
     assert_false(fake_take(b->s, 0, &c));
     fake_end(b->s, 0, &r.submit, DYNASOR_STATE_CANCELLED, DYNASOR_E_CANCELLED, 0);
-    struct dynasor_event e = next(b->lane);
+    struct dynasor_event e = lane_next(b->lane[0]);
     assert_int_equal(e.status, DYNASOR_E_CANCELLED);
-    assert_string_equal(dynasor_error(b->lane), "cancelled by its client");
-    assert_int_equal(dynasor_cancel(b->lane, program), 0); /* it came first */
+    assert_string_equal(dynasor_error(b->lane[0]), "cancelled by its client");
+    assert_int_equal(dynasor_cancel(b->lane[0], program), 0); /* it came first */
 }
 
 /* Many laps of both rings, the daemon always as far ahead as it may. */
 static void test_wrap(void **state)
 {
-    struct bench *b = *state;
+    struct client_rig *b = *state;
     for (int lap = 0; lap < 12; lap++) {
-        uint64_t program = submit(b->lane);
+        uint64_t program = submit(b->lane[0]);
         union wire_record r = fake_expect(b->s, 0, WIRE_OP_SUBMIT);
         uint32_t sent = 0;
         uint32_t got = 0;
         while (got < 2000) {
             while (sent < 2000 && fake_room(b->s, 0))
                 fake_tokens(b->s, 0, &r.submit, sent, 1), sent++;
-            struct dynasor_event e = next(b->lane);
+            struct dynasor_event e = lane_next(b->lane[0]);
             assert_int_equal(e.position, got);
             assert_int_equal(e.tokens[0], fake_token(7, got));
             got++;
         }
         fake_end(b->s, 0, &r.submit, DYNASOR_STATE_DONE, 0, got);
-        assert_int_equal(next(b->lane).kind, DYNASOR_EVENT_END);
-        assert_int_equal(dynasor_release(b->lane, program), 0);
+        assert_int_equal(lane_next(b->lane[0]).kind, DYNASOR_EVENT_END);
+        assert_int_equal(dynasor_release(b->lane[0], program), 0);
         (void)fake_expect(b->s, 0, WIRE_OP_RELEASE);
     }
 }
@@ -359,14 +327,14 @@ static void test_wrap(void **state)
 /* A slot is given back no earlier than the next call after its event was handed out. */
 static void test_slot_stays(void **state)
 {
-    struct bench *b = *state;
-    (void)submit(b->lane);
+    struct client_rig *b = *state;
+    (void)submit(b->lane[0]);
     union wire_record r = fake_expect(b->s, 0, WIRE_OP_SUBMIT);
     const uint64_t *consumed = &region_c2d_lane(b->s->c2d, 0)->consumed;
     for (uint32_t i = 0; i < 1024; i++)
         fake_tokens(b->s, 0, &r.submit, i, 1);
     for (uint32_t i = 0; i < 1024; i++) {
-        struct dynasor_event e = next(b->lane);
+        struct dynasor_event e = lane_next(b->lane[0]);
         assert_int_equal(e.position, i);
         assert_in_range(shm_load_u64(consumed), i > 300 ? i - 300 : 0, i);
     }
@@ -375,89 +343,89 @@ static void test_slot_stays(void **state)
 /* A daemon that sleeps because the ring is full is woken when there is room. */
 static void test_credit_rings(void **state)
 {
-    struct bench *b = *state;
-    (void)submit(b->lane);
+    struct client_rig *b = *state;
+    (void)submit(b->lane[0]);
     union wire_record r = fake_expect(b->s, 0, WIRE_OP_SUBMIT);
     for (uint32_t i = 0; i < 1024; i++)
         fake_tokens(b->s, 0, &r.submit, i, 1);
     fake_need(b->s, 0, true);
     (void)fake_bells(b->s);
     for (uint32_t i = 0; i < 300; i++)
-        (void)next(b->lane);
+        (void)lane_next(b->lane[0]);
     assert_int_equal(fake_bells(b->s), 1);
     for (uint32_t i = 0; i < 700; i++)
-        (void)next(b->lane);
+        (void)lane_next(b->lane[0]);
     assert_int_equal(fake_bells(b->s), 0); /* one ring for one ticket */
 }
 
 static void test_bell(void **state)
 {
-    struct bench *b = *state;
-    (void)submit(b->lane);
+    struct client_rig *b = *state;
+    (void)submit(b->lane[0]);
     assert_int_equal(fake_bells(b->s), 0); /* awake: no system call */
     fake_need(b->s, 0, true);
-    (void)submit(b->lane);
-    (void)submit(b->lane);
+    (void)submit(b->lane[0]);
+    (void)submit(b->lane[0]);
     assert_int_equal(fake_bells(b->s), 1);
-    (void)submit(b->other); /* another lane's need is not raised */
+    (void)submit(b->lane[1]); /* another lane's need is not raised */
     assert_int_equal(fake_bells(b->s), 0);
     fake_need(b->s, 0, false);
     fake_need(b->s, 0, true);
-    (void)submit(b->lane);
+    (void)submit(b->lane[0]);
     assert_int_equal(fake_bells(b->s), 1);
 }
 
 static void test_ring_full(void **state)
 {
-    struct bench *b = *state;
+    struct client_rig *b = *state;
     struct dynasor_program_options o = simple();
     uint64_t program = 0;
     for (int i = 0; i < 256; i++)
-        program = submit(b->lane);
-    assert_int_equal(dynasor_submit(b->lane, &o, &program), -DYNASOR_E_AGAIN);
-    assert_non_null(strstr(dynasor_error(b->lane), "submission ring"));
-    assert_int_equal(dynasor_cancel(b->lane, program), -DYNASOR_E_AGAIN);
+        program = submit(b->lane[0]);
+    assert_int_equal(dynasor_submit(b->lane[0], &o, &program), -DYNASOR_E_AGAIN);
+    assert_non_null(strstr(dynasor_error(b->lane[0]), "submission ring"));
+    assert_int_equal(dynasor_cancel(b->lane[0], program), -DYNASOR_E_AGAIN);
     (void)fake_expect(b->s, 0, WIRE_OP_SUBMIT);
-    assert_int_equal(dynasor_submit(b->lane, &o, &program), 0);
-    assert_int_equal(dynasor_submit(b->lane, &o, &program), -DYNASOR_E_AGAIN);
+    assert_int_equal(dynasor_submit(b->lane[0], &o, &program), 0);
+    assert_int_equal(dynasor_submit(b->lane[0], &o, &program), -DYNASOR_E_AGAIN);
 }
 
 /* An index may not be used on one lane before the daemon has seen its RELEASE on another: it would
  * be a submission of a taken index, a violation. */
 static void test_index_order(void **state)
 {
-    struct bench *b = *state;
+    struct client_rig *b = *state;
     struct dynasor_program_options o = simple();
     union wire_record r[512];
     uint64_t program[512];
     for (int i = 0; i < 512; i++) {
-        program[i] = submit(b->lane);
+        program[i] = submit(b->lane[0]);
         r[i] = fake_expect(b->s, 0, WIRE_OP_SUBMIT);
         for (int k = 0; k < i; k++)
             assert_int_not_equal(r[i].submit.index, r[k].submit.index);
     }
     uint64_t id;
-    assert_int_equal(dynasor_submit(b->other, &o, &id), -DYNASOR_E_AGAIN);
-    assert_non_null(strstr(dynasor_error(b->other), "program table"));
+    assert_int_equal(dynasor_submit(b->lane[1], &o, &id), -DYNASOR_E_AGAIN);
+    assert_non_null(strstr(dynasor_error(b->lane[1]), "program table"));
     fake_end(b->s, 0, &r[3].submit, DYNASOR_STATE_DONE, 0, 0);
-    (void)next(b->lane);
-    assert_int_equal(dynasor_submit(b->other, &o, &id), -DYNASOR_E_AGAIN); /* not released */
-    assert_int_equal(dynasor_release(b->lane, program[3]), 0);
-    assert_int_equal(dynasor_submit(b->other, &o, &id), -DYNASOR_E_AGAIN); /* not yet seen */
+    (void)lane_next(b->lane[0]);
+    assert_int_equal(dynasor_submit(b->lane[1], &o, &id), -DYNASOR_E_AGAIN); /* not released */
+    assert_int_equal(dynasor_release(b->lane[0], program[3]), 0);
+    assert_int_equal(dynasor_submit(b->lane[1], &o, &id), -DYNASOR_E_AGAIN); /* not yet seen */
     (void)fake_expect(b->s, 0, WIRE_OP_RELEASE);
-    assert_int_equal(dynasor_submit(b->other, &o, &id), 0);
+    assert_int_equal(dynasor_submit(b->lane[1], &o, &id), 0);
     assert_int_equal(fake_expect(b->s, 1, WIRE_OP_SUBMIT).submit.index, r[3].submit.index);
     assert_int_not_equal(id, program[3]);
     /* on its own lane the order of the ring suffices */
     fake_end(b->s, 0, &r[5].submit, DYNASOR_STATE_DONE, 0, 0);
-    (void)next(b->lane);
-    assert_int_equal(dynasor_release(b->lane, program[5]), 0);
-    assert_int_equal(dynasor_submit(b->lane, &o, &id), 0);
+    (void)lane_next(b->lane[0]);
+    assert_int_equal(dynasor_release(b->lane[0], program[5]), 0);
+    assert_int_equal(dynasor_submit(b->lane[0], &o, &id), 0);
 }
 
 static void test_arena(void **state)
 {
-    struct bench *b = *state;
+    struct client_rig *b = *state;
     static char text[8192];
     memset(text, 'x', sizeof text);
     struct dynasor_program_options o = simple();
@@ -468,10 +436,10 @@ static void test_arena(void **state)
         o.prompt_bytes = 4096 - sizeof(struct wire_spec);
         for (int i = 0; i < 4; i++) {
             text[0] = (char)('a' + i);
-            assert_int_equal(dynasor_submit(b->lane, &o, &program[i]), 0);
+            assert_int_equal(dynasor_submit(b->lane[0], &o, &program[i]), 0);
         }
-        assert_int_equal(dynasor_submit(b->lane, &o, &program[4]), -DYNASOR_E_AGAIN);
-        assert_non_null(strstr(dynasor_error(b->lane), "arena"));
+        assert_int_equal(dynasor_submit(b->lane[0], &o, &program[4]), -DYNASOR_E_AGAIN);
+        assert_non_null(strstr(dynasor_error(b->lane[0]), "arena"));
         for (int i = 0; i < 4; i++) {
             struct wire_spec spec;
             uint32_t bytes;
@@ -489,8 +457,8 @@ static void test_arena(void **state)
                 fake_refuse(b->s, 0, &r[i].submit, &fault);
             else
                 fake_end(b->s, 0, &r[i].submit, DYNASOR_STATE_DONE, 0, 0);
-            (void)next(b->lane);
-            assert_int_equal(dynasor_release(b->lane, program[i]), 0);
+            (void)lane_next(b->lane[0]);
+            assert_int_equal(dynasor_release(b->lane[0], program[i]), 0);
             if (i != 2)
                 (void)fake_expect(b->s, 0, WIRE_OP_RELEASE);
         }
@@ -499,7 +467,7 @@ static void test_arena(void **state)
 
 static void test_prompt_tokens(void **state)
 {
-    struct bench *b = *state;
+    struct client_rig *b = *state;
     static const uint32_t tokens[10] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10};
     struct dynasor_program_options o = simple();
     uint64_t program;
@@ -510,7 +478,7 @@ static void test_prompt_tokens(void **state)
         struct wire_spec spec;
         uint32_t bytes;
         o.prompt_tokens_count = count;
-        assert_int_equal(dynasor_submit(b->lane, &o, &program), 0);
+        assert_int_equal(dynasor_submit(b->lane[0], &o, &program), 0);
         union wire_record r = fake_expect(b->s, 0, WIRE_OP_SUBMIT);
         assert_int_equal(r.submit.flags & WIRE_SUBMIT_PROMPT_TOKENS, WIRE_SUBMIT_PROMPT_TOKENS);
         assert_int_equal((r.submit.flags & WIRE_SUBMIT_PAYLOAD) != 0, count == 10);
@@ -522,16 +490,16 @@ static void test_prompt_tokens(void **state)
 /* A closed lane cancels and releases what it had; its place serves the next one. */
 static void test_lane_close(void **state)
 {
-    struct bench *b = *state;
-    uint64_t ended = submit(b->lane);
+    struct client_rig *b = *state;
+    uint64_t ended = submit(b->lane[0]);
     union wire_record r0 = fake_expect(b->s, 0, WIRE_OP_SUBMIT);
-    uint64_t running = submit(b->lane);
+    uint64_t running = submit(b->lane[0]);
     union wire_record r1 = fake_expect(b->s, 0, WIRE_OP_SUBMIT);
     fake_tokens(b->s, 0, &r1.submit, 0, 3);
-    (void)next(b->lane);
+    (void)lane_next(b->lane[0]);
     fake_end(b->s, 0, &r0.submit, DYNASOR_STATE_DONE, 0, 0);
-    (void)next(b->lane);
-    dynasor_lane_close(b->lane);
+    (void)lane_next(b->lane[0]);
+    dynasor_lane_close(b->lane[0]);
     union wire_record a = {.word = {0}};
     union wire_record c = {.word = {0}};
     assert_true(fake_take(b->s, 0, &a) && fake_take(b->s, 0, &c));
@@ -541,14 +509,14 @@ static void test_lane_close(void **state)
     assert_int_equal(release->release.program_id, ended);
     assert_int_equal(cancel->op, WIRE_OP_CANCEL);
     assert_int_equal(cancel->cancel.program_id, running);
-    assert_int_equal(dynasor_lane_open(b->client, &b->lane), 0);
-    uint64_t program = submit(b->lane);
+    assert_int_equal(dynasor_lane_open(b->client, &b->lane[0]), 0);
+    uint64_t program = submit(b->lane[0]);
     union wire_record r2 = fake_expect(b->s, 0, WIRE_OP_SUBMIT);
     fake_tokens(b->s, 0, &r1.submit, 3, 3);
     fake_tokens(b->s, 0, &r1.submit, 6, 3);
     fake_end(b->s, 0, &r1.submit, DYNASOR_STATE_CANCELLED, DYNASOR_E_CANCELLED, 9);
     fake_tokens(b->s, 0, &r2.submit, 0, 1);
-    assert_int_equal(next(b->lane).program, program); /* nothing of the one before */
+    assert_int_equal(lane_next(b->lane[0]).program, program); /* nothing of the one before */
     r0 = fake_expect(b->s, 0, WIRE_OP_RELEASE);
     assert_int_equal(r0.release.program_id, running);
 }
@@ -556,50 +524,50 @@ static void test_lane_close(void **state)
 /* A lane that nobody reopens does not keep its places for ever. */
 static void test_reap(void **state)
 {
-    struct bench *b = *state;
+    struct client_rig *b = *state;
     union wire_record r[512];
     for (int i = 0; i < 512; i++) {
-        (void)submit(b->lane);
+        (void)submit(b->lane[0]);
         r[i] = fake_expect(b->s, 0, WIRE_OP_SUBMIT);
     }
-    dynasor_lane_close(b->lane);
+    dynasor_lane_close(b->lane[0]);
     for (int i = 0; i < 256; i++)
         (void)fake_expect(b->s, 0, WIRE_OP_CANCEL); /* a ring full of them */
     struct dynasor_program_options o = simple();
     uint64_t program;
-    assert_int_equal(dynasor_submit(b->other, &o, &program), -DYNASOR_E_AGAIN);
+    assert_int_equal(dynasor_submit(b->lane[1], &o, &program), -DYNASOR_E_AGAIN);
     for (int i = 0; i < 256; i++) /* the others followed */
         (void)fake_expect(b->s, 0, WIRE_OP_CANCEL);
     for (int i = 0; i < 512; i++)
         fake_end(b->s, 0, &r[i].submit, DYNASOR_STATE_CANCELLED, DYNASOR_E_CANCELLED, 0);
-    assert_int_equal(dynasor_submit(b->other, &o, &program), -DYNASOR_E_AGAIN);
+    assert_int_equal(dynasor_submit(b->lane[1], &o, &program), -DYNASOR_E_AGAIN);
     for (int i = 0; i < 256; i++)
         (void)fake_expect(b->s, 0, WIRE_OP_RELEASE);
-    assert_int_equal(dynasor_submit(b->other, &o, &program), 0);
-    assert_int_equal(dynasor_lane_open(b->client, &b->lane), 0);
+    assert_int_equal(dynasor_submit(b->lane[1], &o, &program), 0);
+    assert_int_equal(dynasor_lane_open(b->client, &b->lane[0]), 0);
 }
 
 /* What only a broken daemon sends ends the session, and is said. */
 static void test_broken_daemon(void **state)
 {
-    struct bench *b = *state;
-    (void)submit(b->lane);
+    struct client_rig *b = *state;
+    (void)submit(b->lane[0]);
     struct wire_submit good = fake_expect(b->s, 0, WIRE_OP_SUBMIT).submit;
     struct wire_submit bad = good;
     bad.index = good.index + 1;
     fake_tokens(b->s, 0, &bad, 0, 1);
     struct dynasor_event e;
-    assert_int_equal(dynasor_next(b->lane, &e, NS_PER_S), -DYNASOR_E_PROTOCOL);
-    assert_non_null(strstr(dynasor_error(b->lane), "record_index"));
-    assert_int_equal(dynasor_next(b->other, &e, NS_PER_S), -DYNASOR_E_PROTOCOL);
+    assert_int_equal(dynasor_next(b->lane[0], &e, NS_PER_S), -DYNASOR_E_PROTOCOL);
+    assert_non_null(strstr(dynasor_error(b->lane[0]), "record_index"));
+    assert_int_equal(dynasor_next(b->lane[1], &e, NS_PER_S), -DYNASOR_E_PROTOCOL);
     uint64_t program;
     struct dynasor_program_options o = simple();
-    assert_int_equal(dynasor_submit(b->lane, &o, &program), -DYNASOR_E_PROTOCOL);
-    assert_int_equal(dynasor_cancel(b->lane, program), -DYNASOR_E_PROTOCOL);
+    assert_int_equal(dynasor_submit(b->lane[0], &o, &program), -DYNASOR_E_PROTOCOL);
+    assert_int_equal(dynasor_cancel(b->lane[0], program), -DYNASOR_E_PROTOCOL);
     assert_int_equal(dynasor_descriptor(b->client), -DYNASOR_E_PROTOCOL);
 }
 
-static void broken_event(struct bench *b, int variant, const struct wire_submit *good)
+static void broken_event(struct client_rig *b, int variant, const struct wire_submit *good)
 {
     union wire_event e = {.tokens = {.kind = WIRE_EVENT_TOKENS, .count = 1, .index = good->index}};
     switch (variant) {
@@ -647,50 +615,50 @@ static void test_broken_events(void **state)
     for (int variant = 0; variant <= 8; variant++) {
         void *own;
         setup(&own);
-        struct bench *b = own;
-        (void)submit(b->lane);
+        struct client_rig *b = own;
+        (void)submit(b->lane[0]);
         struct wire_submit good = fake_expect(b->s, 0, WIRE_OP_SUBMIT).submit;
         broken_event(b, variant, &good);
         struct dynasor_event e;
-        if (dynasor_next(b->lane, &e, NS_PER_S) != -DYNASOR_E_PROTOCOL)
+        if (dynasor_next(b->lane[0], &e, NS_PER_S) != -DYNASOR_E_PROTOCOL)
             fail_msg("variant %d was accepted", variant);
-        teardown(&own);
+        client_rig_teardown(&own);
     }
 }
 
 /* What repeats is dropped, what overlaps is cut. */
 static void test_repetition(void **state)
 {
-    struct bench *b = *state;
-    (void)submit(b->lane);
+    struct client_rig *b = *state;
+    (void)submit(b->lane[0]);
     struct wire_submit s = fake_expect(b->s, 0, WIRE_OP_SUBMIT).submit;
     fake_tokens(b->s, 0, &s, 0, 4);
     fake_tokens(b->s, 0, &s, 0, 4);
     fake_tokens(b->s, 0, &s, 2, 5);
-    assert_int_equal(next(b->lane).count, 4);
-    struct dynasor_event e = next(b->lane);
+    assert_int_equal(lane_next(b->lane[0]).count, 4);
+    struct dynasor_event e = lane_next(b->lane[0]);
     assert_int_equal(e.position, 4);
     assert_int_equal(e.count, 3);
     for (uint32_t i = 0; i < 3; i++)
         assert_int_equal(e.tokens[i], fake_token(7, 4 + i));
-    assert_quiet(b->lane);
+    lane_quiet(b->lane[0]);
 }
 
 static void test_timeout(void **state)
 {
-    struct bench *b = *state;
+    struct client_rig *b = *state;
     struct dynasor_event e;
     uint64_t start = now_ns();
-    assert_int_equal(dynasor_next(b->lane, &e, 30 * NS_PER_MS), -DYNASOR_E_TIMEOUT);
+    assert_int_equal(dynasor_next(b->lane[0], &e, 30 * NS_PER_MS), -DYNASOR_E_TIMEOUT);
     assert_in_range(now_ns() - start, 30 * NS_PER_MS, 200 * NS_PER_MS);
     start = now_ns();
-    assert_int_equal(dynasor_next(b->lane, &e, 250 * NS_PER_MS), -DYNASOR_E_TIMEOUT);
+    assert_int_equal(dynasor_next(b->lane[0], &e, 250 * NS_PER_MS), -DYNASOR_E_TIMEOUT);
     assert_in_range(now_ns() - start, 250 * NS_PER_MS, 600 * NS_PER_MS);
 }
 
 static void *send_later(void *argument)
 {
-    struct bench *b = argument;
+    struct client_rig *b = argument;
     struct wire_submit s = fake_expect(b->s, 0, WIRE_OP_SUBMIT).submit;
     sleep_ns(30 * NS_PER_MS);
     fake_tokens(b->s, 0, &s, 0, 1);
@@ -699,15 +667,15 @@ static void *send_later(void *argument)
 
 static void test_woken(void **state)
 {
-    struct bench *b = *state;
+    struct client_rig *b = *state;
     uint64_t shortest = UINT64_MAX;
     for (int attempt = 0; attempt < 8 && shortest > 85 * NS_PER_MS; attempt++) {
         pthread_t thread;
         struct dynasor_event e;
         pthread_create(&thread, NULL, send_later, b);
-        (void)submit(b->lane);
+        (void)submit(b->lane[0]);
         uint64_t start = now_ns();
-        assert_int_equal(dynasor_next(b->lane, &e, DYNASOR_FOREVER), 0);
+        assert_int_equal(dynasor_next(b->lane[0], &e, DYNASOR_FOREVER), 0);
         uint64_t took = now_ns() - start;
         shortest = took < shortest ? took : shortest;
         pthread_join(thread, NULL);
@@ -718,7 +686,7 @@ static void test_woken(void **state)
 
 int main(void)
 {
-#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, client_rig_teardown)
     const struct CMUnitTest tests[] = {
         TEST(test_program),    TEST(test_bad_options),   TEST(test_refused),
         TEST(test_cancel),     TEST(test_result),        TEST(test_algorithm_options),

@@ -1,6 +1,6 @@
 /* The library when the daemon dies, comes back in the same regions, comes back in others, refuses,
  * says goodbye; and after fork(). */
-#include "tests/lib/fake.h"
+#include "tests/lib/client_rig.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -15,33 +15,10 @@
 
 #define LANES 3
 
-struct bench {
-    struct fake f;
-    struct dynasor_client *client;
-    struct fake_session *s;
-    struct dynasor_lane *lane[LANES];
-};
-
 static int setup(void **state)
 {
-    struct bench *b = calloc(1, sizeof *b);
     struct dynasor_connect_options o = {.size = sizeof o, .lanes_count = LANES};
-    fake_open(&b->f);
-    b->s = fake_connect(&b->f, &o, &b->client);
-    for (int i = 0; i < LANES; i++)
-        assert_int_equal(dynasor_lane_open(b->client, &b->lane[i]), 0);
-    *state = b;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    struct bench *b = *state;
-    dynasor_disconnect(b->client);
-    if (b->s)
-        fake_session_free(b->s);
-    fake_close(&b->f);
-    free(b);
+    *state = client_rig_new(sizeof(struct client_rig), &o, NULL, LANES);
     return 0;
 }
 
@@ -77,7 +54,7 @@ static struct dynasor_event next(struct dynasor_lane *lane)
     return event;
 }
 
-static void kill_and_hang_up(struct bench *b)
+static void kill_and_hang_up(struct client_rig *b)
 {
     fake_die(b->s);
     fake_session_free(b->s);
@@ -122,7 +99,7 @@ static void *keep(void *argument)
     return NULL;
 }
 
-static void assert_all_wake(struct bench *b, uint64_t since_ns)
+static void assert_all_wake(struct client_rig *b, uint64_t since_ns)
 {
     uint64_t asleep;
     do {
@@ -137,7 +114,7 @@ static void assert_all_wake(struct bench *b, uint64_t since_ns)
  * of 100 ms does: none still says that it sleeps. */
 static void test_death_wakes_all(void **state)
 {
-    struct bench *b = *state;
+    struct client_rig *b = *state;
     struct sleeper sleepers[LANES];
     struct keeper *keeper = shared_new(sizeof *keeper);
     pthread_t thread;
@@ -164,7 +141,7 @@ static void test_death_wakes_all(void **state)
 
 static void *die_quietly(void *argument)
 {
-    struct bench *b = argument;
+    struct client_rig *b = argument;
     sleep_ns(20 * NS_PER_MS);
     shm_store_u32(&b->s->header->owner.word, REGION_OWNER_DIED | REGION_OWNER_WAITERS);
     return NULL;
@@ -173,7 +150,7 @@ static void *die_quietly(void *argument)
 /* A second death after an adoption that nobody had to wait for wakes all again. */
 static void test_second_death_wakes_all(void **state)
 {
-    struct bench *b = *state;
+    struct client_rig *b = *state;
     struct sleeper sleepers[LANES];
     struct dynasor_event e;
     pthread_t thread;
@@ -201,7 +178,7 @@ static void test_second_death_wakes_all(void **state)
 /* What one lane finds wrong the others hear at once. */
 static void test_break_wakes_all(void **state)
 {
-    struct bench *b = *state;
+    struct client_rig *b = *state;
     struct sleeper sleepers[LANES];
     struct dynasor_event e;
     (void)submit(b->lane[0], 1, "x");
@@ -223,7 +200,7 @@ static void test_break_wakes_all(void **state)
 
 static void *adopt_later(void *argument)
 {
-    struct bench *b = argument;
+    struct client_rig *b = argument;
     sleep_ns(50 * NS_PER_MS);
     fake_die(b->s);
     sleep_ns(100 * NS_PER_MS);
@@ -233,7 +210,7 @@ static void *adopt_later(void *argument)
 
 static void test_adopted(void **state)
 {
-    struct bench *b = *state;
+    struct client_rig *b = *state;
     struct dynasor_event e;
     pthread_t thread;
     (void)submit(b->lane[0], 3, "x");
@@ -257,7 +234,7 @@ static void test_adopted(void **state)
 
 static void test_away(void **state)
 {
-    struct bench *b = *state;
+    struct client_rig *b = *state;
     struct dynasor_event e;
     struct dynasor_program_options o = {
         .size = sizeof o, .prompt_text = "x", .prompt_bytes = 1, .max_tokens = 1};
@@ -285,8 +262,8 @@ struct expected {
     bool cancelled;
 };
 
-static void expect_again(struct bench *b, uint32_t lane, const struct expected *x, size_t count,
-                         struct wire_submit *ret)
+static void expect_again(struct client_rig *b, uint32_t lane, const struct expected *x,
+                         size_t count, struct wire_submit *ret)
 {
     for (size_t n = 0; n < count; n++) {
         struct wire_spec spec;
@@ -313,7 +290,7 @@ static void expect_again(struct bench *b, uint32_t lane, const struct expected *
 
 static void test_resumed(void **state)
 {
-    struct bench *b = *state;
+    struct client_rig *b = *state;
     struct wire_submit s[4];
     struct expected x[3] = {{.prompt = "short", .seed = 1, .tokens = 13, .text_bytes = 4},
                             {.prompt = long_prompt, .seed = 2},
@@ -366,7 +343,7 @@ static void test_resumed(void **state)
 /* Restarts in a row: nothing is lost, whatever was or was not sent again in between. */
 static void test_resumed_often(void **state)
 {
-    struct bench *b = *state;
+    struct client_rig *b = *state;
     struct wire_submit s[2];
     struct expected x[2] = {{.prompt = long_prompt, .seed = 1}, {.prompt = "short", .seed = 2}};
     for (size_t i = 0; i < 2; i++) {
@@ -394,7 +371,7 @@ static void test_resumed_often(void **state)
 /* More unfinished programs than the submission ring has slots. */
 static void test_resumed_many(void **state)
 {
-    struct bench *b = *state;
+    struct client_rig *b = *state;
     for (uint64_t i = 0; i < 500; i++) {
         (void)submit(b->lane[0], i, i % 2 ? long_prompt : "short");
         (void)fake_expect(b->s, 0, WIRE_OP_SUBMIT);
@@ -420,7 +397,7 @@ static void test_resumed_many(void **state)
 
 static void *refuse_then_serve(void *argument)
 {
-    struct bench *b = argument;
+    struct client_rig *b = argument;
     for (int i = 0; i < 3; i++) { /* our old session still counts */
         fake_serve(&b->f);
         assert_null(fake_join(&b->f));
@@ -433,7 +410,7 @@ static void *refuse_then_serve(void *argument)
 
 static void test_limit_passes(void **state)
 {
-    struct bench *b = *state;
+    struct client_rig *b = *state;
     pthread_t thread;
     uint64_t program = submit(b->lane[0], 1, "x");
     kill_and_hang_up(b);
@@ -448,7 +425,7 @@ static void test_limit_passes(void **state)
 
 static void test_refused_for_good(void **state)
 {
-    struct bench *b = *state;
+    struct client_rig *b = *state;
     struct dynasor_event e;
     kill_and_hang_up(b);
     b->f.reply.layout_hash = 1;
@@ -464,7 +441,7 @@ static void test_refused_for_good(void **state)
 
 static void test_bye(void **state)
 {
-    struct bench *b = *state;
+    struct client_rig *b = *state;
     struct dynasor_event e;
     struct wire_fault fault = {.status = DYNASOR_E_SHUTDOWN};
     uint64_t program = submit(b->lane[0], 1, "x");
@@ -489,7 +466,7 @@ static void test_bye(void **state)
     assert_int_equal(dynasor_reconnects_count(b->client), 1);
 }
 
-static int in_child(struct bench *b, uint64_t program)
+static int in_child(struct client_rig *b, uint64_t program)
 {
     struct dynasor_program_options o = {
         .size = sizeof o, .prompt_text = "x", .prompt_bytes = 1, .max_tokens = 1};
@@ -513,7 +490,7 @@ static int in_child(struct bench *b, uint64_t program)
 
 static void test_fork(void **state)
 {
-    struct bench *b = *state;
+    struct client_rig *b = *state;
     uint64_t program = submit(b->lane[0], 1, "x");
     struct wire_submit s = fake_expect(b->s, 0, WIRE_OP_SUBMIT).submit;
     pid_t pid = fork();
@@ -530,7 +507,7 @@ static void test_fork(void **state)
 
 int main(void)
 {
-#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, client_rig_teardown)
     const struct CMUnitTest tests[] = {
         TEST(test_death_wakes_all),
         TEST(test_second_death_wakes_all),

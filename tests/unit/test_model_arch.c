@@ -245,6 +245,11 @@ static const struct edit edits[] = {
     {l3, "", ", \"num_experts\": 8", "num_experts is not known"},
     {l3, "", ", \"num_experts\": null", NULL},
     {l3, "", ", \"quantization_config\": {}", "quantization_config is not known"},
+    {l3, "", ", \"text_config\": {}",
+     "text_config is not known"}, /* fields are taken from one place */
+    {l3, "", ", \"text_config\": {\"hidden_size\": 2048}", "text_config is not known"},
+    {l3, "\"hidden_size\": 4096", "\"text_config\": {\"hidden_size\": 4096}",
+     "text_config is not known"},
     {l3, "", ", \"sliding_window\": 4096", "sliding_window is no field of LlamaForCausalLM"},
     {l3, "", ", \"use_sliding_window\": false", NULL},
     {l3, "", ", \"is_decoder\": true", "is_decoder is not false"},

@@ -40,27 +40,6 @@ struct reader { /* of one program */
     uint32_t token[ANSWER_TOKENS];
 };
 
-/* All numbers of one token's embedding: NaN. */
-static void spoil(const char *folder, uint32_t token)
-{
-    char path[512], header[65536] = "";
-    uint64_t header_bytes, begin;
-    const uint32_t nan_bits = 0x7fc00000;
-    (void)snprintf(path, sizeof path, "%s/model.safetensors", folder);
-    FILE *file = fopen(path, "r+e");
-    CHECK(file && fread(&header_bytes, 8, 1, file) == 1 && header_bytes < sizeof header &&
-              fread(header, 1, header_bytes, file) == header_bytes,
-          "%s: %m", path);
-    const char *at = strstr(header, "model.embed_tokens.weight");
-    CHECK(at && (at = strstr(at, "data_offsets\":[")), "no embedding");
-    begin = strtoull(at + strlen("data_offsets\":["), NULL, 10);
-    uint64_t to = 8 + header_bytes + begin + (uint64_t)token * TINY_HIDDEN * sizeof nan_bits;
-    CHECK(fseek(file, (long)to, SEEK_SET) == 0, "%m");
-    for (uint32_t i = 0; i < TINY_HIDDEN; i++)
-        CHECK(fwrite(&nan_bits, sizeof nan_bits, 1, file) == 1, "%m");
-    CHECK(fclose(file) == 0, "%m");
-}
-
 /* nan_token: the token that is spoiled, or OPS_NONE */
 static void rig_open(struct rig *r, uint32_t kv_pages, uint32_t nan_token)
 {
@@ -76,7 +55,7 @@ static void rig_open(struct rig *r, uint32_t kv_pages, uint32_t nan_token)
                                    .dot_layer = -1};
     r->folder = tiny_write(TINY_LLAMA, 5);
     if (nan_token != OPS_NONE)
-        spoil(r->folder, nan_token);
+        tiny_spoil(r->folder, nan_token);
     config.directory[ENGINE_POLICY] = r->folder;
     CHECK(engine_open(&config, message, &r->engine) == 0, "%s", message);
     engine_info(r->engine, ENGINE_POLICY, &info);

@@ -58,6 +58,12 @@ uint32_t family_oracle_step(const struct log *log, uint32_t run, uint32_t cap)
 
 /* ---- grids -------------------------------------------------------------------------------------- */
 
+/* Between two values that agreement takes; of 100 nothing is above. */
+static double threshold_of(int32_t percent)
+{
+    return percent == 100 ? 1 : (percent - 0.5 + 0.5 * (percent == 0)) / 100;
+}
+
 /* A threshold that nothing is above comes first: it never stops. */
 static void add_static(const struct family_request *request, struct family *family)
 {
@@ -68,7 +74,7 @@ static void add_static(const struct family_request *request, struct family *fami
             for (int32_t percent = 100; percent >= 0; percent--) {
                 struct policy_options options = request->base;
                 struct certaindex_limits *limits = &options.limits[0].limits;
-                double above = percent == 100 ? 1 : (percent - 0.5 + 0.5 * (percent == 0)) / 100;
+                double above = threshold_of(percent);
                 options.detect = request->detects[d];
                 options.limits_count = 1;
                 options.limits[0].knob = options.detect;
@@ -216,15 +222,14 @@ static void count_above(const struct log *log, const struct family_request *requ
     }
 }
 
-/* A threshold for each reading: the lowest one above which, whatever comes above it, no larger share
- * than this is lost, counting one more than was: few programs without a loss prove little. The chain
- * is by share. */
+/* At the detect point every threshold, as `static` has them; at each reading after it the lowest one above
+ * which, whatever comes above it, no larger share than this is lost, counting one more than was: few programs
+ * without a loss prove little. A share of 0 stops nobody there: what `static` can be is among them. The chain is
+ * by share, from the highest threshold down. */
 static void add_k_step(const struct log *log, const struct family_request *request,
                        const bool *learn_from, struct family *family)
 {
-    static const double shares[] = {0,     0.0005, 0.001, 0.0015, 0.002, 0.0025,
-                                    0.003, 0.004,  0.005, 0.0075, 0.01,  0.015,
-                                    0.02,  0.03,   0.05,  0.1,    0.2};
+    static const double shares[] = {0, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1};
     uint32_t knobs[POLICY_ROWS_MAX];
     uint32_t count = readings(log, request, knobs);
     struct above *above = need(calloc(count > 0 ? count : 1, sizeof *above));
@@ -245,7 +250,10 @@ static void add_k_step(const struct log *log, const struct family_request *reque
                 .knob = knobs[k], .limits = {.used = 1u << options.curve_signal}};
             options.limits[k].limits.above[options.curve_signal] = percent / 100.0;
         }
-        add(family, 0, &options);
+        for (int32_t percent = 100; percent >= 0; percent--) {
+            options.limits[0].limits.above[options.curve_signal] = threshold_of(percent);
+            add(family, s, &options);
+        }
     }
     free(above);
 }
@@ -341,7 +349,12 @@ static void add_curve(const struct log *log, const struct family_request *reques
         options.detect = request->detects[0];
         options.curve_count = count;
         memcpy(options.curve, made[q].curve, sizeof options.curve);
-        add(family, 0, &options);
+        add(family, q, &options);
+        /* And bold at the first reading, as `static` is: from a bin on it stops there. */
+        for (uint32_t b = POLICY_BINS; b-- > 0 && count > 0;) {
+            options.curve[0].total[b] = knobs[0];
+            add(family, q, &options);
+        }
     }
     free(made);
 }

@@ -10,7 +10,7 @@ plot for [log in 'sc-words rebase-words-split-128 mcts-game24'] folder.'/thresho
     using (strcol(1) eq log ? $5 : NaN):4 with linespoints title log noenhanced
 set xlabel 'samples before the reading'
 set ylabel 'correlation with the samples needed; share of programs, %'
-set y2tics
+set datafile missing '-'
 plot folder.'/detects.tsv' using 1:($2 * -100) with linespoints title '-100 Pearson', \
     '' using 1:3 with linespoints title 'may stop, %'
 unset multiplot

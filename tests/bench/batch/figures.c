@@ -32,12 +32,14 @@ void figure_close(FILE *file)
 
 static void judged_print(FILE *file, const char *first, const struct judged *j)
 {
+    char limit[16] = "-";
+    if (isfinite(j->limit_percent))
+        (void)snprintf(limit, sizeof limit, "%.2f", j->limit_percent);
     if (file)
-        (void)fprintf(file,
-                      "%s\t%.2f\t%.1f\t%.2f\t%.2f\t%.3f\t%.3f\t%.3f\t%.2f\t%.2f\t%.2f\t%.2f\n",
+        (void)fprintf(file, "%s\t%.2f\t%.1f\t%.2f\t%.2f\t%.3f\t%.3f\t%.3f\t%.2f\t%.2f\t%.2f\t%s\n",
                       first, j->right_percent, j->tokens, j->stopped_percent, j->given_up_percent,
                       j->gained.value, j->gained.low, j->gained.high, j->saved.value, j->saved.low,
-                      j->saved.high, j->limit_percent);
+                      j->saved.high, limit);
     printf("  %-44s right %6.2f %%  %8.1f tokens  stopped %5.1f %%  %+.2f [%+.2f, %+.2f] points  "
            "saved %.1f [%.1f, %.1f] %%\n",
            first, j->right_percent, j->tokens, j->stopped_percent, j->gained.value, j->gained.low,
@@ -198,6 +200,23 @@ static const char *const others[] = {
     "sc-words-curve_each_step", "sc-words-esc",    "sc-words-adaptive",   "esc",
     "adaptive_consistency",     "sc-words-give_up"};
 
+/* m_of_n for a few M, the built-in one first. */
+static void figure_first(const struct study *study, FILE *file)
+{
+    struct profile profile;
+    if (!study_profile("", "m_of_n", &profile))
+        return;
+    const uint32_t firsts[] = {profile.policy.finished_count, 10, 20};
+    for (size_t i = 0; i < sizeof firsts / sizeof firsts[0]; i++) {
+        char label[32];
+        struct judged j;
+        (void)snprintf(label, sizeof label, "m_of_n %u", firsts[i]);
+        profile.policy.finished_count = firsts[i];
+        study_first(study, &profile.policy, &j);
+        judged_print(file, label, &j);
+    }
+}
+
 static void figure_others(const char *folder, const char *out)
 {
     struct study study, live;
@@ -222,6 +241,7 @@ static void figure_others(const char *folder, const char *out)
             programs_bar_set("give_up_loss", without.gained.value - j.gained.value);
         }
     }
+    figure_first(&study, file);
     if (study_open(folder, "live-sc-words-deepconf", &live)) {
         study_live(&live, &study, &j);
         judged_print(file, "deepconf", &j);
@@ -326,7 +346,8 @@ static void figure_budget(const char *folder, const char *out)
 
 static void figure_trees(const char *folder, const char *out)
 {
-    static const char *const trees[] = {"rebase-game24", "mcts-game24", "beam-game24"};
+    static const char *const trees[] = {"rebase-game24", "mcts-game24", "beam-game24",
+                                        "beam-diverse-game24"};
     struct study best;
     struct judged even[64];
     struct profile full;
@@ -339,7 +360,7 @@ static void figure_trees(const char *folder, const char *out)
     printf("\ntrees against best of n, on game24\n");
     for (uint32_t n = 1; n <= cap; n++) {
         study_judge(&best, &full.policy, n, NULL, &even[n - 1]);
-        if (file)
+        if (file && (n <= 4 || n % 4 == 0))
             (void)fprintf(file, "best_of_n\t%u\t%.2f\t%.1f\t\n", n, even[n - 1].right_percent,
                           even[n - 1].tokens);
     }
@@ -348,7 +369,7 @@ static void figure_trees(const char *folder, const char *out)
         struct judged j;
         if (!study_open(folder, trees[i], &tree))
             continue;
-        study_live(&tree, &tree, &j);
+        study_live_until(&tree, best.items.all[best.items.count - 1].problem, &j);
         uint32_t n = 1;
         while (n < cap && even[n - 1].tokens < j.tokens)
             n++;
@@ -356,7 +377,7 @@ static void figure_trees(const char *folder, const char *out)
         if (n > 1 && even[n - 1].tokens >= j.tokens)
             at -= (even[n - 1].tokens - j.tokens) / (even[n - 1].tokens - even[n - 2].tokens) *
                   (even[n - 1].right_percent - even[n - 2].right_percent);
-        printf("  %-16s right %.2f %% with %.0f tokens, best of n %.2f %%\n", trees[i],
+        printf("  %-20s right %.2f %% with %.0f tokens, best of n %.2f %%\n", trees[i],
                j.right_percent, j.tokens, at);
         if (file)
             (void)fprintf(file, "%s\t%u\t%.2f\t%.1f\t%.2f\n", trees[i], tree.items.experiment.cap,

@@ -18,6 +18,7 @@
 #include "tests/bench/batch/ridge.h"
 #include "tests/bench/batch/study.h"
 #include "tests/bench/dynasor/dynasor_bench.h"
+#include "tests/bench/dynasor/options.h"
 
 #define ROWS 64u
 #define STEP_TOKENS 4096u
@@ -42,20 +43,14 @@ struct machine {
 
 static void machine_open(const char *policy, struct machine *m)
 {
-    char message[ENGINE_MESSAGE_BYTES];
     struct engine_info info;
-    struct engine_config config = {.directory = {[ENGINE_POLICY] = policy},
-                                   .ranks_count = 1,
-                                   .cpu_level = -1,
-                                   .rows_max = ROWS,
-                                   .tokens_max = STEP_TOKENS,
-                                   .context_tokens = PROMPT_TOKENS_MAX,
-                                   .kv_bytes = 1ull << 28,
-                                   .dot_layer = -1};
     *m = (struct machine){0};
-    if (codec_open(policy, message, &m->codec) != 0 ||
-        engine_open(&config, message, &m->engine) != 0)
-        fail("%s", message);
+    models_open((struct engine_config){.directory = {[ENGINE_POLICY] = policy},
+                                       .rows_max = ROWS,
+                                       .tokens_max = STEP_TOKENS,
+                                       .context_tokens = PROMPT_TOKENS_MAX,
+                                       .kv_bytes = 1ull << 28},
+                &m->codec, &m->engine);
     engine_info(m->engine, ENGINE_POLICY, &info);
     m->size = info.vector_size;
     if (codec_scratch_new(m->codec, PROMPT_BYTES_MAX, &m->scratch) != 0 ||
@@ -224,20 +219,12 @@ static void predict(const struct options *o, struct machine *m, bool is_long,
 
 static bool parse(struct options *o, const char *name, const char *value)
 {
-    const struct {
-        const char *name;
-        const char **text;
-    } table[] = {{"--policy", &o->policy},
-                 {"--tasks", &o->tasks},
-                 {"--task", &o->task},
-                 {"--log", &o->log},
-                 {"--rows", &o->rows}};
-    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++)
-        if (strcmp(table[i].name, name) == 0) {
-            *table[i].text = value;
-            return true;
-        }
-    return false;
+    const struct option table[] = {{"--policy", &o->policy, NULL},
+                                   {"--tasks", &o->tasks, NULL},
+                                   {"--task", &o->task, NULL},
+                                   {"--log", &o->log, NULL},
+                                   {"--rows", &o->rows, NULL}};
+    return option_take(table, sizeof table / sizeof table[0], name, value);
 }
 
 int bench_hidden_main(int argc, char **argv)

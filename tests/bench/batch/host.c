@@ -6,6 +6,7 @@
 #include "daemon/base/clock.h"
 #include "daemon/engine/engine.h"
 #include "tests/bench/batch/batch.h"
+#include "tests/bench/dynasor/options.h"
 
 #define ROWS 257u
 #define STEP_TOKENS 2048u
@@ -41,22 +42,14 @@ struct host {
 
 struct host *host_open(const char *policy, const char *reward, uint32_t programs_max)
 {
-    char message[ENGINE_MESSAGE_BYTES];
     struct host *h = need(calloc(1, sizeof *h));
-    if (codec_open(policy, message, &h->codec) != 0 ||
-        (reward && codec_check_reader(h->codec, reward, message) != 0))
-        fail("%s", message);
-    struct engine_config config = {
-        .directory = {[ENGINE_POLICY] = policy, [ENGINE_REWARD] = reward},
-        .ranks_count = 1,
-        .cpu_level = -1,
-        .rows_max = ROWS,
-        .tokens_max = STEP_TOKENS,
-        .context_tokens = CONTEXT_TOKENS,
-        .kv_bytes = KV_BYTES,
-        .dot_layer = -1};
-    if (engine_open(&config, message, &h->engine) != 0)
-        fail("%s", message);
+    models_open(
+        (struct engine_config){.directory = {[ENGINE_POLICY] = policy, [ENGINE_REWARD] = reward},
+                               .rows_max = ROWS,
+                               .tokens_max = STEP_TOKENS,
+                               .context_tokens = CONTEXT_TOKENS,
+                               .kv_bytes = KV_BYTES},
+        &h->codec, &h->engine);
     struct sched_config sched = {.role = ENGINE_POLICY,
                                  .seqs_max = BRANCHES_MAX + programs_max,
                                  .alive_max = SEQS_PER_ROW * ROWS,

@@ -16,6 +16,7 @@
 #include "daemon/program/algorithms.h"
 #include "tests/bench/batch/batch.h"
 #include "tests/bench/dynasor/dynasor_bench.h"
+#include "tests/bench/dynasor/options.h"
 
 #define ARMS_MAX 16u
 #define CAPS_MAX 16u
@@ -129,34 +130,39 @@ static void set(struct options *o, const char *value)
         fail("at most %u parameters", SETTINGS_MAX);
 }
 
+/* One that its client drives has nobody to drive it here. */
+static void algorithm_set(struct options *o, const char *name)
+{
+    char accepted[256] = "";
+    size_t used = 0;
+    o->experiment.algorithm = algorithm_number(name);
+    if (o->experiment.algorithm < DYNASOR_ALGORITHM_COUNT &&
+        algorithm_get(o->experiment.algorithm)->next) {
+        o->algorithm_given = true;
+        return;
+    }
+    for (uint32_t i = 0; i < DYNASOR_ALGORITHM_COUNT; i++)
+        if (algorithm_get(i)->next && used < sizeof accepted)
+            used += (size_t)snprintf(accepted + used, sizeof accepted - used, "%s%s",
+                                     used ? ", " : "", algorithm_get(i)->name);
+    fail("--algorithm %s: accepted %s", name, accepted);
+}
+
 static bool parse_text(struct options *o, const char *name, const char *value)
 {
-    const struct {
-        const char *name;
-        const char **text;
-        uint32_t *number;
-    } table[] = {{"--policy", &o->policy, NULL},
-                 {"--reward", &o->reward, NULL},
-                 {"--tasks", &o->tasks, NULL},
-                 {"--log", &o->log, NULL},
-                 {"--rows", &o->rows, NULL},
-                 {"--csv", &o->csv, NULL},
-                 {"--png", &o->png, NULL},
-                 {"--stride", NULL, &o->stride},
-                 {"--count", NULL, &o->count},
-                 {"--seeds", NULL, &o->seeds},
-                 {"--programs", NULL, &o->programs_max},
-                 {"--max-tokens", NULL, &o->experiment.max_tokens}};
-    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
-        if (strcmp(name, table[i].name) != 0)
-            continue;
-        if (table[i].text)
-            *table[i].text = value;
-        else
-            *table[i].number = (uint32_t)strtoul(value, NULL, 10);
-        return true;
-    }
-    return false;
+    const struct option table[] = {{"--policy", &o->policy, NULL},
+                                   {"--reward", &o->reward, NULL},
+                                   {"--tasks", &o->tasks, NULL},
+                                   {"--log", &o->log, NULL},
+                                   {"--rows", &o->rows, NULL},
+                                   {"--csv", &o->csv, NULL},
+                                   {"--png", &o->png, NULL},
+                                   {"--stride", NULL, &o->stride},
+                                   {"--count", NULL, &o->count},
+                                   {"--seeds", NULL, &o->seeds},
+                                   {"--programs", NULL, &o->programs_max},
+                                   {"--max-tokens", NULL, &o->experiment.max_tokens}};
+    return option_take(table, sizeof table / sizeof table[0], name, value);
 }
 
 static bool parse(struct options *o, const char *name, const char *value)
@@ -182,9 +188,7 @@ static bool parse(struct options *o, const char *name, const char *value)
         o->task_given = e->task < TASK_COUNT;
         return o->task_given;
     } else if (strcmp(name, "--algorithm") == 0) {
-        e->algorithm = algorithm_number(value);
-        o->algorithm_given = e->algorithm < DYNASOR_ALGORITHM_COUNT;
-        return o->algorithm_given;
+        algorithm_set(o, value);
     } else {
         return false;
     }
@@ -306,7 +310,7 @@ int bench_batch_main(int argc, char **argv)
     struct options o = {.stride = 1,
                         .seeds = 1,
                         .programs_max = PROGRAMS,
-                        .experiment = {.set = "test", .temperature = 0.8f}};
+                        .experiment = {.set = "test", .temperature = 0.95f}};
     if (!parse_all(&o, argc, argv))
         return usage();
     bool single = o.arms_count * o.caps_count == 1;

@@ -14,6 +14,7 @@
 #include "daemon/base/clock.h"
 #include "tests/bench/batch/study.h"
 #include "tests/bench/dynasor/dynasor_bench.h"
+#include "tests/bench/dynasor/options.h"
 
 struct options {
     const char *logs;
@@ -144,19 +145,13 @@ static void value_take(const char *text)
 
 static bool parse(struct options *o, const char *name, const char *value)
 {
-    const struct {
-        const char *name;
-        const char **text;
-    } table[] = {{"--logs", &o->logs},
-                 {"--out", &o->out},
-                 {"--policy", &o->policy},
-                 {"--reward", &o->reward},
-                 {"--tasks", &o->tasks}};
-    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++)
-        if (strcmp(name, table[i].name) == 0) {
-            *table[i].text = value;
-            return true;
-        }
+    const struct option table[] = {{"--logs", &o->logs, NULL},
+                                   {"--out", &o->out, NULL},
+                                   {"--policy", &o->policy, NULL},
+                                   {"--reward", &o->reward, NULL},
+                                   {"--tasks", &o->tasks, NULL}};
+    if (option_take(table, sizeof table / sizeof table[0], name, value))
+        return true;
     if (strcmp(name, "--percent") == 0)
         o->percent = strtod(value, NULL);
     else if (strcmp(name, "--seed") == 0)

@@ -109,8 +109,34 @@ static double signal_of(const struct point *p, enum signal signal)
 }
 
 struct correlation {
+    bool known; /* of too few, or where one is the same for all, there is none */
     double pearson, kendall;
 };
+
+#define CORRELATED_MIN 3u
+
+static bool varies(const double *x, uint32_t count)
+{
+    for (uint32_t i = 1; i < count; i++)
+        if (x[i] < x[0] || x[i] > x[0])
+            return true;
+    return false;
+}
+
+static struct correlation correlation_of(const double *x, const double *y, uint32_t count)
+{
+    if (count < CORRELATED_MIN || !varies(x, count) || !varies(y, count))
+        return (struct correlation){.known = false};
+    return (struct correlation){true, pearson(x, y, count), kendall(x, y, count)};
+}
+
+static void bar_set(const char *bar, const struct correlation *c, double value)
+{
+    if (c->known)
+        programs_bar_set(bar, value);
+    else
+        programs_bar_lacks(bar, "too few programs, or all alike");
+}
 
 static struct correlation correlate(const struct study *s, const struct hidden *h, uint32_t detect,
                                     enum signal signal)
@@ -122,7 +148,7 @@ static struct correlation correlate(const struct study *s, const struct hidden *
         x[i] = signal_of(&points[i], signal);
         y[i] = points[i].needed / points[i].solved;
     }
-    struct correlation c = {pearson(x, y, count), kendall(x, y, count)};
+    struct correlation c = correlation_of(x, y, count);
     free(x);
     free(y);
     free(points);
@@ -217,18 +243,29 @@ static void figure_correlations(const char *folder, FILE *file)
             if (signal == HIDDEN && !with_hidden)
                 continue;
             struct correlation c = correlate(&s, &h, rows[i].detect, signal);
+            if (signal == rows[i].signal)
+                bar_set(rows[i].bar, &c, c.pearson);
+            if (!c.known) /* not logged, most often */
+                continue;
             double saved = saved_at_equal(&s, &h, rows[i].detect, signal, EQUAL_POINTS);
             printf("  %-24s %-16s Pearson %+.3f, Kendall %+.3f, saves %.1f %% at equal accuracy\n",
                    rows[i].log, signal_names[k], c.pearson, c.kendall, saved);
             if (file)
                 (void)fprintf(file, "%s\t%u\t%s\t%.4f\t%.4f\t%.2f\n", rows[i].log, rows[i].detect,
                               signal_names[k], c.pearson, c.kendall, saved);
-            if (signal == rows[i].signal)
-                programs_bar_set(rows[i].bar, c.pearson);
         }
         free(h.steps);
         study_close(&s);
     }
+}
+
+/* |Pearson| of certainty above that of another signal. */
+static void beside(const struct study *s, const struct hidden *h, enum signal signal,
+                   const char *bar)
+{
+    struct correlation certainty = correlate(s, h, 5, CERTAINTY), c = correlate(s, h, 5, signal);
+    c.known &= certainty.known;
+    bar_set(bar, &c, fabs(certainty.pearson) - fabs(c.pearson));
 }
 
 static void figure_beside(const char *folder)
@@ -237,15 +274,11 @@ static void figure_beside(const char *folder)
     struct hidden h;
     if (!study_open(folder, "sc-words", &s))
         return;
-    const struct hidden none = {0};
-    double certainty = fabs(correlate(&s, &none, 5, CERTAINTY).pearson);
-    programs_bar_set("certainty_over_length",
-                     certainty - fabs(correlate(&s, &none, 5, LENGTH).pearson));
-    programs_bar_set("certainty_over_log_probability",
-                     certainty - fabs(correlate(&s, &none, 5, LOG_PROBABILITY).pearson));
-    if (hidden_read(folder, "sc-words", &h))
-        programs_bar_set("certainty_over_hidden_states",
-                         certainty - fabs(correlate(&s, &h, 5, HIDDEN).pearson));
+    bool with_hidden = hidden_read(folder, "sc-words", &h);
+    beside(&s, &h, LENGTH, "certainty_over_length");
+    beside(&s, &h, LOG_PROBABILITY, "certainty_over_log_probability");
+    if (with_hidden)
+        beside(&s, &h, HIDDEN, "certainty_over_hidden_states");
     else
         programs_bar_lacks("certainty_over_hidden_states", "there is no sc-words.hidden");
     free(h.steps);
@@ -284,13 +317,14 @@ static void figure_chain(const char *folder, FILE *file)
     for (uint32_t i = 0; i < s.items.count; i++)
         if (chain_point(&s, i, &x[count], &y[count]))
             count++;
-    double c = pearson(x, y, count);
-    printf("  %-24s %-16s Pearson %+.3f, Kendall %+.3f\n", "cot-long", "agreement", c,
-           kendall(x, y, count));
-    if (file)
-        (void)fprintf(file, "cot-long\t%u\tagreement\t%.4f\t%.4f\t\n", PROBES, c,
-                      kendall(x, y, count));
-    programs_bar_set("pearson_cot_long", c);
+    struct correlation c = correlation_of(x, y, count);
+    bar_set("pearson_cot_long", &c, c.pearson);
+    if (c.known)
+        printf("  %-24s %-16s Pearson %+.3f, Kendall %+.3f\n", "cot-long", "agreement", c.pearson,
+               c.kendall);
+    if (file && c.known)
+        (void)fprintf(file, "cot-long\t%u\tagreement\t%.4f\t%.4f\t\n", PROBES, c.pearson,
+                      c.kendall);
     free(x);
     free(y);
     study_close(&s);
@@ -303,7 +337,7 @@ static void figure_chain(const char *folder, FILE *file)
 static void figure_detects(const char *folder, const char *out)
 {
     struct study s;
-    double worst = -1;
+    struct correlation worst = {.known = false, .pearson = -1};
     if (!study_open(folder, "sc-words", &s))
         return;
     FILE *file = figure_open(out, "detects", "detect\tpearson\tstoppable\tsolvable\tunsolvable");
@@ -318,15 +352,20 @@ static void figure_detects(const char *folder, const char *out)
             solvable += right;
             stoppable += agree && (s.log.right[run->first + detect - 1] > 0) == right;
         }
-        double c = correlate(&s, &(struct hidden){0}, detect, CERTAINTY).pearson, n = s.items.count;
-        worst = c > worst ? c : worst;
-        printf("  detect at %-2u: Pearson %+.3f, stoppable %.1f %%, solvable %.1f %%\n", detect, c,
-               100 * stoppable / n, 100 * solvable / n);
+        struct correlation c = correlate(&s, &(struct hidden){0}, detect, CERTAINTY);
+        double n = s.items.count;
+        char pearson_text[16] = "-";
+        if (c.known)
+            (void)snprintf(pearson_text, sizeof pearson_text, "%+.4f", c.pearson);
+        if (c.known && c.pearson >= worst.pearson)
+            worst = c;
+        printf("  detect at %-2u: Pearson %s, stoppable %.1f %%, solvable %.1f %%\n", detect,
+               pearson_text, 100 * stoppable / n, 100 * solvable / n);
         if (file)
-            (void)fprintf(file, "%u\t%.4f\t%.2f\t%.2f\t%.2f\n", detect, c, 100 * stoppable / n,
-                          100 * solvable / n, 100 - 100 * solvable / n);
+            (void)fprintf(file, "%u\t%s\t%.2f\t%.2f\t%.2f\n", detect, pearson_text,
+                          100 * stoppable / n, 100 * solvable / n, 100 - 100 * solvable / n);
     }
-    programs_bar_set("pearson_sc_words_detects", worst);
+    bar_set("pearson_sc_words_detects", &worst, worst.pearson);
     figure_close(file);
     study_close(&s);
 }

@@ -6,6 +6,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "daemon/base/assert.h"
+
 #define BOOTSTRAP_SEED 24u
 
 static void path_of(const char *folder, const char *name, const char *ending, char path[4096])
@@ -67,9 +69,10 @@ struct sums {
     double right, tokens, stopped, given_up, limit;
 };
 
+/* The base may have more of them, behind these. */
 static void same_programs(const struct study *a, const struct study *b)
 {
-    bool same = a->items.count == b->items.count;
+    bool same = a->items.count <= b->items.count;
     for (uint32_t i = 0; same && i < a->items.count; i++)
         same = a->items.all[i].problem == b->items.all[i].problem &&
                a->items.all[i].seed == b->items.all[i].seed;
@@ -124,6 +127,81 @@ void study_judge(struct study *s, const struct policy_options *options, uint32_t
     free(pairs);
 }
 
+/* ---- m_of_n -------------------------------------------------------------------------------------- */
+
+struct first { /* of one program */
+    bool right;
+    double tokens;
+    double all_tokens;
+};
+
+static void lengths_of(const struct item *it, uint64_t *ret_lengths)
+{
+    for (uint32_t i = 0; i < it->steps_count; i++)
+        ret_lengths[i] = it->steps[i].tokens - (i ? it->steps[i - 1].tokens : 0);
+}
+
+/* Of the answer of most that count, of equals the one that had so many first (cluster_majority()). */
+static bool first_right(const struct item *it, const bool *counts)
+{
+    uint32_t votes[POLICY_ANSWERS_MAX] = {0}, most = 0;
+    bool right = false;
+    for (uint32_t i = 0; i < it->steps_count; i++) {
+        uint32_t group = it->steps[i].group;
+        if (!counts[i] || group == CERTAINDEX_EMPTY || ++votes[group] <= most)
+            continue;
+        most = votes[group];
+        right = it->steps[i].right;
+    }
+    return right;
+}
+
+static struct first first_of(const struct item *it, const struct policy_options *options)
+{
+    ASSERT(it->steps_count <= POLICY_ANSWERS_MAX);
+    uint64_t lengths[POLICY_ANSWERS_MAX];
+    bool ended[POLICY_ANSWERS_MAX], counts[POLICY_ANSWERS_MAX];
+    uint32_t last = UINT32_MAX, n = it->steps_count; /* M are at least 1 */
+    struct policy_view view = {
+        .branches_count = n, .branch_tokens = lengths, .branch_finished = ended};
+    struct first f = {.right = false};
+    lengths_of(it, lengths);
+    memset(ended, 1, sizeof ended);
+    for (uint32_t i = 0; i < n; i++) {
+        counts[i] = policy_branch_counts(options, &view, i);
+        if (counts[i] && (last == UINT32_MAX || lengths[i] >= lengths[last]))
+            last = i;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        f.tokens += (double)(counts[i] ? lengths[i] : lengths[last] - (i > last));
+        f.all_tokens += (double)lengths[i];
+    }
+    f.right = first_right(it, counts);
+    return f;
+}
+
+void study_first(const struct study *s, const struct policy_options *options, struct judged *to)
+{
+    struct pair *pairs = need(calloc(s->items.count, sizeof *pairs));
+    struct sums sums = {0};
+    uint32_t pairs_count = 0;
+    for (uint32_t i = 0; i < s->items.count; i++) {
+        const struct item *it = &s->items.all[i];
+        struct first f = first_of(it, options);
+        struct pair *p = pair_at(pairs, &pairs_count, &s->items, i);
+        p->a_right += it->right;
+        p->a_tokens += f.all_tokens;
+        p->b_right += f.right;
+        p->b_tokens += f.tokens;
+        sums.right += f.right;
+        sums.tokens += f.tokens;
+        sums.stopped += options->finished_count < it->steps_count;
+    }
+    sums.limit = NAN;
+    judged_of(&sums, pairs, pairs_count, s->items.count, to);
+    free(pairs);
+}
+
 void study_live(const struct study *s, const struct study *base, struct judged *to)
 {
     struct pair *pairs = need(calloc(s->items.count, sizeof *pairs));
@@ -142,8 +220,17 @@ void study_live(const struct study *s, const struct study *base, struct judged *
         sums.stopped += b->verdict == RUN_SETTLED || b->verdict == RUN_GIVEN_UP;
         sums.given_up += b->verdict == RUN_GIVEN_UP;
     }
+    sums.limit = NAN;
     judged_of(&sums, pairs, pairs_count, s->items.count, to);
     free(pairs);
+}
+
+void study_live_until(const struct study *s, uint32_t problem_last, struct judged *to)
+{
+    struct study part = *s;
+    while (part.items.count > 1 && part.items.all[part.items.count - 1].problem > problem_last)
+        part.items.count--;
+    study_live(&part, &part, to);
 }
 
 double study_latency_s(const struct study *s)

@@ -31,15 +31,23 @@ struct judged {
     double tokens; /* mean of a program, probes charged */
     double stopped_percent;
     double given_up_percent;
-    double limit_percent; /* what its share of stopped programs allows to save: f (cap - d) / cap */
+    double limit_percent;   /* what its share of stopped programs allows to save: f (cap - d) / cap;
+                             NAN where it is not known, or saves otherwise */
     struct interval gained; /* against the base, in points */
     struct interval saved;  /* in percent */
 };
-/* base: a study of the same programs run to their cap; NULL: this one at this cap. cap 0: as logged. */
+/* base: a study of the same programs run to their cap, and maybe of more problems behind these; NULL: this
+ * one at this cap. cap 0: as logged. */
 void study_judge(struct study *study, const struct policy_options *options, uint32_t cap,
                  const struct study *base, struct judged *ret_judged);
-/* What was run, as it was run, against another run of the same programs. */
+/* m_of_n, of samples that were all run to their end: no prefix of a log is what it sees, so its own function
+ * says which samples count. The others are charged for as far as they could have been among them. */
+void study_first(const struct study *study, const struct policy_options *options,
+                 struct judged *ret_judged);
+/* What was run, as it was run, against another run of the same programs, likewise. */
 void study_live(const struct study *study, const struct study *base, struct judged *ret_judged);
+/* Against nothing, and only the problems up to this one: those of a smaller log. */
+void study_live_until(const struct study *study, uint32_t problem_last, struct judged *ret_judged);
 double study_latency_s(const struct study *study);
 
 /* ---- figures.c ---------------------------------------------------------------------------------- */

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "tests/bench/dynasor/dynasor_bench.h"
+#include "tests/bench/dynasor/options.h"
 #include "tests/bench/reasoner/reasoner.h"
 
 #define KV_BYTES (1ull << 30)
@@ -43,24 +44,17 @@ static int usage(void)
 
 static void open_models(const struct options *o, struct reasoner *r)
 {
-    char message[ENGINE_MESSAGE_BYTES];
     *r = (struct reasoner){.temperature = o->temperature, .has_reward = o->reward};
-    if (codec_open(o->policy, message, &r->codec) != 0 ||
-        (o->reward && codec_check_reader(r->codec, o->reward, message) != 0))
-        fail("%s", message);
+    models_open(
+        (struct engine_config){
+            .directory = {[ENGINE_POLICY] = o->policy, [ENGINE_REWARD] = o->reward},
+            .rows_max = REASONER_ROWS,
+            .tokens_max = REASONER_BATCH_TOKENS,
+            .context_tokens = CONTEXT_TOKENS,
+            .kv_bytes = KV_BYTES},
+        &r->codec, &r->engine);
     if (codec_scratch_new(r->codec, REASONER_PROMPT_BYTES, &r->scratch) != 0)
         fail("no memory");
-    struct engine_config config = {
-        .directory = {[ENGINE_POLICY] = o->policy, [ENGINE_REWARD] = o->reward},
-        .ranks_count = 1,
-        .cpu_level = -1,
-        .rows_max = REASONER_ROWS,
-        .tokens_max = REASONER_BATCH_TOKENS,
-        .context_tokens = CONTEXT_TOKENS,
-        .kv_bytes = KV_BYTES,
-        .dot_layer = -1};
-    if (engine_open(&config, message, &r->engine) != 0)
-        fail("%s", message);
 }
 
 static const struct {
@@ -125,34 +119,22 @@ static int sample(const struct options *o)
 
 static bool parse(struct options *o, const char *name, const char *value)
 {
-    const struct {
-        const char *name;
-        const char **text;
-        uint32_t *number;
-    } table[] = {{"--policy", &o->policy, NULL},     {"--reward", &o->reward, NULL},
-                 {"--tasks", &o->tasks, NULL},       {"--card", &o->card, NULL},
-                 {"--part", &o->part, NULL},         {"--sample", &o->sample, NULL},
-                 {"--problems", &o->problems, NULL}, {"--samples", NULL, &o->samples_count},
-                 {"--stride", NULL, &o->stride}};
+    const struct option table[] = {
+        {"--policy", &o->policy, NULL},     {"--reward", &o->reward, NULL},
+        {"--tasks", &o->tasks, NULL},       {"--card", &o->card, NULL},
+        {"--part", &o->part, NULL},         {"--sample", &o->sample, NULL},
+        {"--problems", &o->problems, NULL}, {"--samples", NULL, &o->samples_count},
+        {"--stride", NULL, &o->stride}};
     if (strcmp(name, "--temperature") == 0) {
         o->temperature = strtof(value, NULL);
         return o->temperature > 0;
     }
-    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
-        if (strcmp(name, table[i].name) != 0)
-            continue;
-        if (table[i].text)
-            *table[i].text = value;
-        else
-            *table[i].number = (uint32_t)strtoul(value, NULL, 10);
-        return true;
-    }
-    return false;
+    return option_take(table, sizeof table / sizeof table[0], name, value);
 }
 
 int bench_reasoner_main(int argc, char **argv)
 {
-    struct options o = {.stride = 10, .temperature = 1.0f, .samples_count = 8};
+    struct options o = {.stride = 10, .temperature = 0.95f, .samples_count = 8};
     for (int i = 0; i < argc; i += 2) {
         if (strcmp(argv[i], "--names") == 0) {
             reasoner_bars_names();
