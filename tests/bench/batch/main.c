@@ -310,7 +310,7 @@ int bench_batch_main(int argc, char **argv)
     struct options o = {.stride = 1,
                         .seeds = 1,
                         .programs_max = PROGRAMS,
-                        .experiment = {.set = "test", .temperature = 0.95f}};
+                        .experiment = {.set = "test", .temperature = 0.9f}};
     if (!parse_all(&o, argc, argv))
         return usage();
     bool single = o.arms_count * o.caps_count == 1;

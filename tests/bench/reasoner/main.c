@@ -134,7 +134,7 @@ static bool parse(struct options *o, const char *name, const char *value)
 
 int bench_reasoner_main(int argc, char **argv)
 {
-    struct options o = {.stride = 10, .temperature = 0.95f, .samples_count = 8};
+    struct options o = {.stride = 10, .temperature = 0.9f, .samples_count = 8};
     for (int i = 0; i < argc; i += 2) {
         if (strcmp(argv[i], "--names") == 0) {
             reasoner_bars_names();

@@ -29,14 +29,26 @@ def slip(rng, kind, y):
 
 def run(steps, first, values):
     """The steps from the first on, each with what the earlier ones gave; values maps a true result to the
-    one had instead. Returns [(step, result)] or None when a number would not fit."""
+    one had instead. What cannot be divided gives -1, which fits nowhere."""
     out = []
     for a, sign, b, y in steps[first:]:
         a2, b2 = values.get(a, a), values.get(b, b)
-        r = {"+": lambda: a2 + b2, "-": lambda: a2 - b2, "*": lambda: a2 * b2, "/": lambda: a2 / b2, "% of ": lambda: a2 * b2 / 100}[sign]()
+        r = {"+": lambda: a2 + b2, "-": lambda: a2 - b2, "*": lambda: a2 * b2, "/": lambda: a2 / b2 if b2 else F(-1), "% of ": lambda: a2 * b2 / 100}[sign]()
         out.append((a2, sign, b2, r))
         values = {**values, y: r}
     return out
+
+
+def misread(p):
+    """The problem as somebody has it who takes what was only wanted for bought; itself without the wording, or
+    where the numbers would not fit. All who read so agree: otherwise whoever is sure would be right."""
+    if len(p.misread) != 1:
+        return p
+    at, x, v = p.misread[0]
+    tail = [(x, "+", v, x + v)] + run(p.steps, at, {x: x + v})
+    if not fits(p.kind, tail):
+        return p
+    return words.Problem(p.text, p.level, p.kind, p.steps[:at] + tail, tail[-1][3], p.spoilers, p.misread)
 
 
 SLIP = 0.022
@@ -60,15 +72,17 @@ class Chain:
 
     def __init__(self, p, rng):
         self.p, self.rng, self.text, self.marks = p, rng, "", []
-        self.now, self.stated = p.steps[0][0], []
+        self.now, self.stated, self.settled = p.steps[0][0], [], False
 
     def say(self, text, value=None, stated=False):
+        """While an answer is checked it stays the answer, until it is found wrong."""
         self.text += text
         if value is not None:
             self.now = value
         if stated:
             self.stated.append(value)
-        self.marks.append((len(self.text), self.now, bool(self.stated)))
+            self.settled = True
+        self.marks.append((len(self.text), self.stated[-1] if self.settled else self.now, self.settled))
 
     def steps(self, lines, first):
         for k, s in enumerate(lines, first + 1):
@@ -121,6 +135,7 @@ def chain(p, rng):
         c.state(lines[-1][3], SETTLED)
         c.say(rng.choice(CHECK) + "\n")
         c.steps(p.steps[:at], 0)
+        c.settled = False
         c.say(f"Step {at + 1}: {p.line(p.steps[at])}\nThat was wrong before.\n", p.steps[at][3])
         c.steps(p.steps[at + 1:], at + 1)
         c.state(p.answer, SETTLED)
@@ -138,7 +153,7 @@ def chain(p, rng):
                 c.state(p.answer, SETTLED)
     final = c.stated[-1]
     if final == p.answer:
-        for _ in range(rng.choices([0, 1, 2, 3], [25, 40, 25, 10])[0]):
+        for _ in range(rng.choices([0, 1, 2, 3, 4], [10, 25, 30, 20, 15])[0]):
             c.say(rng.choice(CHECK) + "\n")
             first = rng.choice([0, 0, 0, len(p.steps) - 1, rng.randrange(len(p.steps))])
             c.steps(p.steps[first:], first)

@@ -90,7 +90,7 @@ def export(net, folder):
         config.update(architectures=["LlamaForTokenClassification"], num_labels=1, id2label={"0": "LABEL_0"}, label2id={"LABEL_0": 0})
     else:
         with open(os.path.join(folder, "generation_config.json"), "w") as f:
-            json.dump({"do_sample": True, "temperature": 1.0, "eos_token_id": 3, "pad_token_id": 0}, f, indent=2)
+            json.dump({"do_sample": True, "temperature": 0.9, "eos_token_id": 3, "pad_token_id": 0}, f, indent=2)
             f.write("\n")
     save_file({k: v.detach().to(torch.bfloat16).contiguous() for k, v in tensors.items()}, os.path.join(folder, "model.safetensors"), {"format": "pt"})
     with open(os.path.join(folder, "config.json"), "w") as f:

@@ -47,6 +47,9 @@ PERCENT = ["{p} gives away {q} percent of it.", "{p} uses up {q} percent of it."
 AGAIN = ["Then {p0} gets as many as {p0} had at the start.", "{f} adds as many as {n} had at first.", "{p} buys the same amount that {p0} started with."]
 DISTRACT = ["{h0} sister has {v} {j}.", "{f} has {v} {i} too.", "{n} is {v} years old.", "{p} wanted to buy {v} more {i}, but did not.", "It takes {v} minutes to get there.",
             "{p} also has {v} {j}.", "{f} asks for {v} {i}, but {n} says no.", "{p} almost loses {v} {i}.", "There are {v} houses on the street.", "Yesterday {f} sold {v} {i}."]
+# Some read it as if it had happened.
+MISREAD = "{p} wanted to buy {v} more {i}, but did not."
+assert MISREAD in DISTRACT
 QUESTION = ["How many {i} does {n} have now?", "How many {i} are there in the end?", "How many {i} are left?", "What number of {i} is it now?", "Find the final number of {i}."]
 QUESTION_PART = ["How much is it now, in {i}?", "How many {i} are there in the end?", "How many {i} are left?", "Find the final amount in {i}."]
 
@@ -139,10 +142,12 @@ def operations(rng, kind, x, start, left):
 
 
 class Problem:
-    """text, level, kind, steps [(a, sign, b, result)], answer; write() makes a number readable."""
+    """text, level, kind, steps [(a, sign, b, result)], answer; write() makes a number readable. misread has
+    (steps before it, amount then, amount not bought) for each sentence MISREAD."""
 
-    def __init__(self, text, level, kind, steps, answer, spoilers):
+    def __init__(self, text, level, kind, steps, answer, spoilers, misread):
         self.text, self.level, self.kind, self.steps, self.answer, self.spoilers = text, level, kind, steps, answer, spoilers
+        self.misread = misread
         self.write = kind.write
 
     def line(self, step, result=None):
@@ -160,8 +165,9 @@ def problem(rng, level):
         friend = rng.choice([n for n in NAMES if n[0] != name])
         base = {"n": name, "i": item, "c": container, "j": other, "h": poss, "h0": poss.capitalize(), "f": friend[0], "s": friend[1].lower(), "p0": pronoun.lower(), "o": "her" if pronoun == "She" else "him"}
         start = kind.draw(rng, False)
-        x, steps, spoilers = start, [], []
+        x, steps, spoilers, misread = start, [], [], []
         sentences = [pick(rng, START).format(**base, v=kind.write(start))]
+        behind = [(0, start)]  # each sentence: steps so far, amount
         tries = 0
         while len(steps) < level and tries < 60:
             tries += 1
@@ -173,16 +179,22 @@ def problem(rng, level):
             text = pick(rng, wordings).format(**{**base, "p": subject, **fields})
             sentences.append(text[0].upper() + text[1:])
             steps += new
+            behind.append((len(steps), x))
         if len(steps) != level:
             continue
         for _ in range(rng.choices([0, 1, 2], [60, 30, 10])[0]):
             v = kind.draw(rng, rng.random() < 0.5)
             if v > 1:
-                text = pick(rng, DISTRACT).format(**{**base, "p": pronoun, "v": kind.write(v)})
-                sentences.insert(rng.randint(1, len(sentences)), text)
+                wording = pick(rng, DISTRACT)
+                text = wording.format(**{**base, "p": pronoun, "v": kind.write(v)})
+                at = rng.randint(1, len(sentences))
+                sentences.insert(at, text)
+                behind.insert(at, behind[at - 1])
+                if wording == MISREAD:
+                    misread.append((*behind[at], v))
                 spoilers.append(v)
         question = pick(rng, QUESTION if kind.name == "whole" else QUESTION_PART).format(**base)
-        return Problem(" ".join(sentences + [question]), level, kind, steps, x, spoilers)
+        return Problem(" ".join(sentences + [question]), level, kind, steps, x, spoilers, misread)
 
 
 def solution(p, steps):
