@@ -3,27 +3,24 @@
 #include <stdbool.h>
 #include <string.h>
 
-static enum wire_verdict fault_set(struct wire_fault *fault, enum wire_verdict verdict,
-                                   enum dynasor_status status, enum dynasor_field field,
-                                   const uint64_t lo_hi_got[3])
+/* By value: arrays made on the spot would each have a place on the stack that a sanitizer guards. */
+static void fault_set(struct wire_fault *fault, uint32_t status, uint32_t field, uint64_t lo,
+                      uint64_t hi, uint64_t got)
 {
-    *fault = (struct wire_fault){.status = (uint16_t)status,
-                                 .field = (uint16_t)field,
-                                 .lo = lo_hi_got[0],
-                                 .hi = lo_hi_got[1],
-                                 .got = lo_hi_got[2]};
-    return verdict;
+    fault->status = (uint16_t)status;
+    fault->field = (uint16_t)field;
+    fault->reserved = 0;
+    fault->lo = lo;
+    fault->hi = hi;
+    fault->got = got;
 }
 
-#define REFUSE(field, lo, hi, got)                                                                 \
-    fault_set(fault, WIRE_REFUSE, DYNASOR_E_INVALID, DYNASOR_FIELD_##field,                        \
-              (const uint64_t[3]){lo, hi, got})
+#define FAULT(verdict, status, field, lo, hi, got)                                                 \
+    (fault_set(fault, DYNASOR_E_##status, field, lo, hi, got), WIRE_##verdict)
+#define REFUSE(field, lo, hi, got) FAULT(REFUSE, INVALID, DYNASOR_FIELD_##field, lo, hi, got)
 #define UNSUPPORTED(field, lo, hi, got)                                                            \
-    fault_set(fault, WIRE_REFUSE, DYNASOR_E_UNSUPPORTED, DYNASOR_FIELD_##field,                    \
-              (const uint64_t[3]){lo, hi, got})
-#define VIOLATION(field, lo, hi, got)                                                              \
-    fault_set(fault, WIRE_VIOLATION, DYNASOR_E_PROTOCOL, DYNASOR_FIELD_##field,                    \
-              (const uint64_t[3]){lo, hi, got})
+    FAULT(REFUSE, UNSUPPORTED, DYNASOR_FIELD_##field, lo, hi, got)
+#define VIOLATION(field, lo, hi, got) FAULT(VIOLATION, PROTOCOL, DYNASOR_FIELD_##field, lo, hi, got)
 
 static bool all_zero(const void *bytes, size_t count)
 {
@@ -46,16 +43,15 @@ enum wire_verdict wire_check_hello(const void *message, size_t message_bytes,
     /* Before anything else is interpreted: another version may mean something else by it. */
     if (hello.version_min > WIRE_VERSION_MAX || hello.version_max < WIRE_VERSION_MIN ||
         hello.version_min > hello.version_max)
-        return fault_set(
-            fault, WIRE_REFUSE, DYNASOR_E_VERSION, DYNASOR_FIELD_VERSION,
-            (const uint64_t[3]){WIRE_VERSION_MIN, WIRE_VERSION_MAX, hello.version_max});
+        return FAULT(REFUSE, VERSION, DYNASOR_FIELD_VERSION, WIRE_VERSION_MIN, WIRE_VERSION_MAX,
+                     hello.version_max);
     if (message_bytes != sizeof hello)
         return VIOLATION(HELLO, sizeof hello, sizeof hello, message_bytes);
     if (hello.reserved0 != 0 || hello.reserved1 != 0)
         return VIOLATION(RECORD_RESERVED, 0, 0, hello.reserved0 | hello.reserved1);
     if (hello.features_required & ~WIRE_FEATURES_KNOWN)
-        return fault_set(fault, WIRE_REFUSE, DYNASOR_E_VERSION, DYNASOR_FIELD_FEATURES,
-                         (const uint64_t[3]){0, WIRE_FEATURES_KNOWN, hello.features_required});
+        return FAULT(REFUSE, VERSION, DYNASOR_FIELD_FEATURES, 0, WIRE_FEATURES_KNOWN,
+                     hello.features_required);
     if (hello.lanes_count < 1 || hello.lanes_count > DYNASOR_LANES_MAX)
         return REFUSE(LANES, 1, DYNASOR_LANES_MAX, hello.lanes_count);
     if (hello.arena_bytes < DYNASOR_ARENA_BYTES_MIN ||
@@ -84,8 +80,7 @@ static enum wire_verdict check_resumed(const struct wire_submit *r, struct wire_
 {
     if (r->algorithm != DYNASOR_ALGORITHM_CUSTOM)
         return VIOLATION(RECORD_RESERVED, 0, WIRE_SUBMIT_RESUMED - 1, r->flags);
-    return fault_set(fault, WIRE_REFUSE, DYNASOR_E_RESTARTED, DYNASOR_FIELD_NONE,
-                     (const uint64_t[3]){0});
+    return FAULT(REFUSE, RESTARTED, DYNASOR_FIELD_NONE, 0, 0, 0);
 }
 
 static enum wire_verdict check_submit(const struct wire_submit *r, const struct wire_limits *limits,
@@ -148,10 +143,8 @@ static uint64_t thousandths(float value)
 
 static enum wire_verdict refuse_float(const struct range *r, float value, struct wire_fault *fault)
 {
-    const uint64_t lo_hi_got[3] = {r->lo < 0 ? 0 : thousandths(r->lo), thousandths(r->hi),
-                                   thousandths(value)};
-    return fault_set(fault, WIRE_REFUSE, DYNASOR_E_INVALID, (enum dynasor_field)r->field,
-                     lo_hi_got);
+    return FAULT(REFUSE, INVALID, (uint32_t)r->field, r->lo < 0 ? 0 : thousandths(r->lo),
+                 thousandths(r->hi), thousandths(value));
 }
 
 static enum wire_verdict check_ranges(const struct wire_spec *spec, struct wire_fault *fault)
@@ -342,9 +335,8 @@ static enum wire_verdict check_texts(const struct wire_spec *spec, const struct 
     const uint8_t *at = payload + parts->texts_off;
     for (size_t i = 0; i < sizeof texts / sizeof *texts; at += texts[i++].bytes)
         if (texts[i].bytes && memchr(at, 0, texts[i].bytes))
-            return fault_set(
-                fault, WIRE_REFUSE, DYNASOR_E_INVALID, texts[i].field,
-                (const uint64_t[3]){texts[i].bytes, texts[i].bytes, strlen((const char *)at)});
+            return FAULT(REFUSE, INVALID, texts[i].field, texts[i].bytes, texts[i].bytes,
+                         strlen((const char *)at));
     if (!all_zero(at, (size_t)(payload + parts->prompt_off - at)))
         return UNSUPPORTED(SPEC_SIZE, 0, 0, 1);
     return WIRE_OK;

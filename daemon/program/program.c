@@ -208,6 +208,38 @@ static struct program_refusal refusal_of_setting(uint32_t algorithm,
     return r;
 }
 
+static struct program_refusal check_parameters(const struct programs *ps,
+                                               const struct program_spec *spec,
+                                               const struct parameters *parameters)
+{
+    if (custom_algorithm(parameters)->wants_reward && !ps->config.reward)
+        return refusal(DYNASOR_E_UNSUPPORTED, DYNASOR_FIELD_SCORES, 0, 1);
+    if (parameters->value[DYNASOR_PARAMETER_LIKENESS] > 0 && !runs_have_vectors(ps->runs))
+        return refusal(DYNASOR_E_UNSUPPORTED, DYNASOR_FIELD_LIKENESS, 0,
+                       thousandths(parameters->value[DYNASOR_PARAMETER_LIKENESS]));
+    if (spec->profile_bytes > 0) {
+        uint32_t slot = profiles_find(&ps->profiles, spec->profile, spec->profile_bytes);
+        if (slot == PROFILES_NONE || !profiles_fit(&ps->profiles, slot, spec->algorithm))
+            return refusal(DYNASOR_E_INVALID, DYNASOR_FIELD_PROFILE, 0, spec->profile_bytes);
+    }
+    const struct algorithm *algorithm = algorithm_get(spec->algorithm);
+    if (algorithm->branches_max(parameters) > ps->config.branches_max)
+        return refusal(DYNASOR_E_INVALID, DYNASOR_FIELD_BRANCHES, ps->config.branches_max,
+                       algorithm->branches_max(parameters));
+    return refusal(DYNASOR_OK, DYNASOR_FIELD_NONE, 0, 0);
+}
+
+/* Apart: most programs set nothing, and need no copy. */
+__attribute__((noinline)) static struct program_refusal check_settings(
+    const struct programs *ps, const struct program_spec *spec)
+{
+    struct parameters parameters = ps->defaults[spec->algorithm];
+    for (uint32_t i = 0; i < spec->settings_count; i++)
+        if (!parameter_set(&parameters, spec->settings[i].parameter, spec->settings[i].value))
+            return refusal_of_setting(spec->algorithm, &spec->settings[i]);
+    return check_parameters(ps, spec, &parameters);
+}
+
 struct program_refusal program_check(const struct programs *ps, const struct program_spec *spec)
 {
     const struct algorithm *algorithm = algorithm_get(spec->algorithm);
@@ -215,24 +247,9 @@ struct program_refusal program_check(const struct programs *ps, const struct pro
     bool forks = spec->algorithm != DYNASOR_ALGORITHM_SINGLE;
     if ((forks && !ps->encode) || (algorithm->wants_reward && !ps->config.reward))
         return refusal(DYNASOR_E_UNSUPPORTED, DYNASOR_FIELD_ALGORITHM, 0, spec->algorithm);
-    struct parameters parameters = ps->defaults[spec->algorithm];
-    for (uint32_t i = 0; i < spec->settings_count; i++)
-        if (!parameter_set(&parameters, spec->settings[i].parameter, spec->settings[i].value))
-            return refusal_of_setting(spec->algorithm, &spec->settings[i]);
-    if (custom_algorithm(&parameters)->wants_reward && !ps->config.reward)
-        return refusal(DYNASOR_E_UNSUPPORTED, DYNASOR_FIELD_SCORES, 0, 1);
-    if (parameters.value[DYNASOR_PARAMETER_LIKENESS] > 0 && !runs_have_vectors(ps->runs))
-        return refusal(DYNASOR_E_UNSUPPORTED, DYNASOR_FIELD_LIKENESS, 0,
-                       thousandths(parameters.value[DYNASOR_PARAMETER_LIKENESS]));
-    if (spec->profile_bytes > 0) {
-        uint32_t slot = profiles_find(&ps->profiles, spec->profile, spec->profile_bytes);
-        if (slot == PROFILES_NONE || !profiles_fit(&ps->profiles, slot, spec->algorithm))
-            return refusal(DYNASOR_E_INVALID, DYNASOR_FIELD_PROFILE, 0, spec->profile_bytes);
-    }
-    if (algorithm->branches_max(&parameters) > ps->config.branches_max)
-        return refusal(DYNASOR_E_INVALID, DYNASOR_FIELD_BRANCHES, ps->config.branches_max,
-                       algorithm->branches_max(&parameters));
-    return refusal(DYNASOR_OK, DYNASOR_FIELD_NONE, 0, 0);
+    if (spec->settings_count > 0)
+        return check_settings(ps, spec);
+    return check_parameters(ps, spec, &ps->defaults[spec->algorithm]);
 }
 
 static void view_init(struct program_view *v, uint32_t streams)

@@ -203,6 +203,7 @@ static void open_all(struct hostile *h, const char *binary)
                   "slow_consumer_grace_ms = 500\nlog_level = error\n",
         .quota = "connections = 48\nprograms = 200\n",
         .engine = "sim_step_ns = 0\nsim_prefill_ns_per_token = 0\n",
+        .nice_of_unit = true, /* part of the defence: attackers' processes burn both cores */
     };
 
     daemon_open(&h->daemon, &options);

@@ -65,6 +65,7 @@ void daemon_configure(struct test_daemon *d, const struct daemon_options *option
                   options->limits ? options->limits : "");
     CHECK(fclose(file) == 0, "%s: %s", d->config_path, strerror(errno));
     d->descriptors_max = options->descriptors_max;
+    d->nice_of_unit = options->nice_of_unit;
 }
 
 void daemon_open(struct test_daemon *d, const struct daemon_options *options)
@@ -174,6 +175,20 @@ static void run_daemon(const struct test_daemon *d, char *const environment[], c
     _exit(127);
 }
 
+/* The daemon's nice value as its unit sets it. */
+static int unit_nice(void)
+{
+    char line[512];
+    int nice = 0;
+    FILE *unit = fopen("systemd/dynasord.service", "re");
+    while (unit && fgets(line, sizeof line, unit))
+        if (strncmp(line, "Nice=", 5) == 0)
+            nice = (int)strtol(line + 5, NULL, 10);
+    if (unit)
+        (void)fclose(unit);
+    return nice;
+}
+
 void daemon_spawn(struct test_daemon *d, char *const environment[], const int *keep,
                   unsigned keep_count)
 {
@@ -188,6 +203,8 @@ void daemon_spawn(struct test_daemon *d, char *const environment[], const int *k
     if (d->pid > 0)
         return;
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (d->nice_of_unit) /* without the right to, it stays as it is */
+        (void)setpriority(PRIO_PROCESS, 0, unit_nice());
     if (getppid() == parent)
         run_daemon(d, environment, keep, keep_count);
     _exit(123);

@@ -19,6 +19,7 @@ struct daemon_options {
     const char *engine;
     const char *limits;
     uint32_t descriptors_max; /* RLIMIT_NOFILE of the daemon; 0: as ours */
+    bool nice_of_unit;        /* at the nice value of systemd/dynasord.service */
 };
 
 struct test_daemon {
@@ -30,6 +31,7 @@ struct test_daemon {
     char log_path[300];
     char binary[512];
     uint32_t descriptors_max;
+    bool nice_of_unit;
     const struct counters_page *page; /* of the life that daemon_start() began, or NULL */
     uint64_t page_bytes;
 };
