@@ -399,7 +399,8 @@ bench-reasoner: $(B)/bin/dynasor-bench ## measure the shipped models on a tenth 
 
 campaign-reasoner: $(B)/bin/dynasor-bench ## measure them on all of it and write the card's table
 	@$< reasoner --policy $(REASONER)/policy --reward $(REASONER)/reward --tasks tools/model/tasks --stride 1 \
-	    --card $(B)/card.txt $(BENCH_ARGS); tools/model/reasoner/card $(B)/card.txt $(REASONER)/README.md
+	    --card $(B)/card.txt; r=$$?; \
+	    [ $$r -gt 1 ] || tools/model/reasoner/card $(B)/card.txt $(REASONER)/README.md; exit $$r
 
 # Experiments with reasoning programs: docs/RESULTS.md. CAMPAIGN="PERCENT SEEDS" makes a smaller one.
 RESULTS := docs/results

@@ -1,5 +1,6 @@
 /* tests/unit/test_reasoner_tasks.c: the task sets of the shipped model are what its card says, and answers are
- * checked exactly. Levels of game24 are counted anew, by trying every way. */
+ * checked exactly. Problems of game24 at level 4, and no
+ * others, have no way: every way is tried. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -459,7 +459,7 @@ void measure_long(struct reasoner *r, const struct problems *problems)
 
 #define SPEED_PROBLEMS 64u
 
-/* 64 branches at a time, of 64 problems, all of the same length. */
+/* 64 branches at a time, of 64 problems. */
 void measure_speed(struct reasoner *r, const struct problems *problems)
 {
     struct job jobs[SPEED_PROBLEMS];
@@ -483,7 +483,7 @@ void measure_speed(struct reasoner *r, const struct problems *problems)
     }
     for (uint32_t p = 0; p < jobs_count; p++)
         free((void *)(uintptr_t)jobs[p].prompt);
-    card_row(r, "tokens a second, 64 branches, prompts and checks included", best, "");
+    card_row(r, "tokens a second, 64 branches, prompts included, best of three", best, "");
     reasoner_bar_set(BAR_TOKENS_PER_S, best);
 }
 

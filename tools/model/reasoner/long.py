@@ -148,6 +148,7 @@ def chain(p, rng):
             c.steps(lines, at)
             c.state(lines[-1][3], SETTLED)
             if rng.random() < 0.75:
+                c.settled = False
                 c.say("No, that is not what it says.\n")
                 c.steps(p.steps[at:], at)
                 c.state(p.answer, SETTLED)

@@ -143,8 +143,10 @@ def main():
         return
     for task, (sets, _) in (("words", words_sets()), ("game24", game24_sets())):
         for name, rows in sets.items():
-            with open(os.path.join(args.out, f"{task}.{name}.tsv"), "w") as f:
+            path = os.path.join(args.out, f"{task}.{name}.tsv")
+            with open(path + ".new", "w") as f:
                 f.writelines("\t".join(map(str, row)) + "\n" for row in rows)
+            os.replace(path + ".new", path)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def ahead(generator):
 
 def rate(done):
     """Of the whole run's share that is done: up, level, down."""
-    return RATE * min(done / WARMUP, 1.0, (1.0 - done) / DECAY)
+    return RATE * max(0.0, min(done / WARMUP, 1.0, (1.0 - done) / DECAY))
 
 
 def main():
@@ -88,6 +88,8 @@ def main():
         for o, s in zip(optimizers, state["optimizers"]):
             o.load_state_dict(s)
         done, steps = state["done"], state["steps"]
+        if done + BATCH_TOKENS > args.tokens and os.path.exists(os.path.join(args.folder, "policy", "model.safetensors")):
+            return
     compiled = torch.compile(model, dynamic=False)
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, from {done / 1e6:.1f} M tokens", flush=True)
 
