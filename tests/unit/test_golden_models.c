@@ -54,6 +54,8 @@ static const struct model {
     {"bert", 2, 11.6, NULL, 0},
     {"bert-first", 2, 11.6, NULL, 0},
     {"reasoner-policy", 6, 50.8, SHIPPED "policy", SHIPPED_BOUND},
+    {"reasoner-policy-game24", 6, 35.4, SHIPPED "policy", SHIPPED_BOUND},
+    {"reasoner-policy-long", 6, 50.1, SHIPPED "policy", SHIPPED_BOUND},
     {"reasoner-reward", 6, 45.6, SHIPPED "reward", SHIPPED_BOUND},
 };
 

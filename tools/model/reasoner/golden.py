@@ -1,7 +1,7 @@
 """What transformers computes with the shipped models, in float32 with eager attention: logits and a greedy
-continuation of the policy, scores of the reward model. The format is that of tests/golden/models/README.md.
+continuation of the policy for a problem of each task, scores of the reward model. The format is that of tests/golden/models/README.md.
 
-    python3 golden.py MODELS TASKS OUT     MODELS/{policy,reward}; writes OUT/reasoner-{policy,reward}/golden.bin
+    python3 golden.py MODELS TASKS OUT     MODELS/{policy,reward}; writes OUT/reasoner-*/golden.bin
 """
 
 import argparse
@@ -11,6 +11,8 @@ import struct
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForTokenClassification
 from transformers.models.llama import modeling_llama
+
+import long
 
 GREEDY_TOKENS = 64
 LOGITS, SCORES = 0, 1
@@ -45,23 +47,26 @@ def main():
     tokenizer = AutoTokenizer.from_pretrained(os.path.join(args.models, "policy"))
     policy = AutoModelForCausalLM.from_pretrained(os.path.join(args.models, "policy"), dtype=torch.float32, attn_implementation="eager").eval()
     reward = LlamaForTokenClassification.from_pretrained(os.path.join(args.models, "reward"), dtype=torch.float32, attn_implementation="eager").eval()
-    with open(os.path.join(args.tasks, "words.test.tsv")) as f:
-        problem = f.readlines()[4].rstrip("\n").split("\t")[2]
-    text = tokenizer.apply_chat_template([{"role": "user", "content": problem}], tokenize=False, add_generation_prompt=True)
-    ids = tokenizer.encode(text, add_special_tokens=False)
-    with torch.no_grad():
-        logits = policy(torch.tensor([ids]), use_cache=False).logits[0]
-        all_ids, gaps = list(ids), []
-        for _ in range(GREEDY_TOKENS):
-            top = torch.topk(policy(torch.tensor([all_ids]), use_cache=False).logits[0, -1], 2)
-            gaps.append(float(top.values[0] - top.values[1]))
-            all_ids.append(int(top.indices[0]))
-        print(tokenizer.decode(all_ids), f"\ngreatest attention score of the policy {greatest[0]:.1f}")
-        write(os.path.join(args.out, "reasoner-policy", "golden.bin"), LOGITS, ids, logits, all_ids[len(ids):], gaps)
+    for name, task, ask in (("reasoner-policy-game24", "game24", ""), ("reasoner-policy-long", "words", long.ASK), ("reasoner-policy", "words", "")):
+        with open(os.path.join(args.tasks, f"{task}.test.tsv")) as f:
+            problem = ask + f.readlines()[4].rstrip("\n").split("\t")[2]
+        text = tokenizer.apply_chat_template([{"role": "user", "content": problem}], tokenize=False, add_generation_prompt=True)
+        ids = tokenizer.encode(text, add_special_tokens=False)
         greatest[0] = 0.0
+        with torch.no_grad():
+            logits = policy(torch.tensor([ids]), use_cache=False).logits[0]
+            all_ids, gaps = list(ids), []
+            for _ in range(GREEDY_TOKENS):
+                top = torch.topk(policy(torch.tensor([all_ids]), use_cache=False).logits[0, -1], 2)
+                gaps.append(float(top.values[0] - top.values[1]))
+                all_ids.append(int(top.indices[0]))
+        print(tokenizer.decode(all_ids), f"\n{name}: greatest attention score {greatest[0]:.1f}")
+        write(os.path.join(args.out, name, "golden.bin"), LOGITS, ids, logits, all_ids[len(ids):], gaps)
+    greatest[0] = 0.0
+    with torch.no_grad():
         scores = torch.sigmoid(reward(torch.tensor([all_ids]), use_cache=False).logits[0])
-        print(f"of the reward model {greatest[0]:.1f}; last scores {scores[-8:, 0].tolist()}")
-        write(os.path.join(args.out, "reasoner-reward", "golden.bin"), SCORES, all_ids, scores, [], [])
+    print(f"of the reward model {greatest[0]:.1f}; last scores {scores[-8:, 0].tolist()}")
+    write(os.path.join(args.out, "reasoner-reward", "golden.bin"), SCORES, all_ids, scores, [], [])
 
 
 if __name__ == "__main__":
