@@ -210,7 +210,8 @@ static void check_others(struct dynasor_lane *lane)
         stream_check(&got[i], &expected[i], i);
 }
 
-static void test_slow_in_time(struct dynasor_lane *others)
+/* False: the machine was so slow that it was not in time. */
+static bool slow_in_time(struct dynasor_lane *others)
 {
     struct raw_session s;
     union wire_event event;
@@ -218,6 +219,7 @@ static void test_slow_in_time(struct dynasor_lane *others)
     int r = raw_open(&s, d.socket_path, 2, 4096);
 
     CHECK(r == 0, "no session: %d", r);
+    uint64_t begin_ns = now_ns();
     submit_raw(&s, 0, 1, 1, MAX_TOKENS);
     CHECK(wait_until(is_paused, NULL, 5 * NS_PER_S), "a full ring pauses nothing");
     submit_raw(&s, 1, 2, 2, 500); /* the other lane of the same client */
@@ -225,12 +227,22 @@ static void test_slow_in_time(struct dynasor_lane *others)
     CHECK(event.end.state == DYNASOR_STATE_DONE && tokens == 500, "the lane beside it: state %u",
           event.end.state);
     check_others(others);
+    bool in_time = now_ns() - begin_ns < GRACE_MS * NS_PER_MS;
     drain(&s, 0, &event, &tokens);
-    CHECK(event.end.state == DYNASOR_STATE_DONE && tokens == MAX_TOKENS,
+    CHECK(!in_time || (event.end.state == DYNASOR_STATE_DONE && tokens == MAX_TOKENS),
           "taken up again in time it ended in state %u after %" PRIu64 " tokens", event.end.state,
           tokens);
     CHECK(daemon_counter(&d, COUNTER_programs_paused) == 0, "something is still paused");
     raw_close(&s);
+    return in_time;
+}
+
+static void test_slow_in_time(struct dynasor_lane *others)
+{
+    for (int i = 0; i < 5; i++)
+        if (slow_in_time(others))
+            return;
+    CHECK(false, "five times what takes milliseconds took longer than the grace");
 }
 
 static void test_slow_too_late(struct dynasor_lane *others)
