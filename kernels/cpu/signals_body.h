@@ -55,8 +55,9 @@ static float row_mass(const float *logits, uint32_t count, float greatest, float
     return vec_sum(sum);
 }
 
-/* Sum of the k greatest, by a heap whose least is first; most logits do not reach it. */
-static float row_top_sum(const float *logits, uint32_t count, uint32_t k)
+/* How far the k greatest are below the greatest, in all, by a heap whose least is first; most logits do not
+ * reach it. The distances are summed, not the logits: great logits would take the digits of a small mean. */
+static float row_top_below(const float *logits, uint32_t count, uint32_t k, float greatest)
 {
     float heap[SAMPLE_CONFIDENCE_MAX];
     for (uint32_t i = 0; i < k; i++)
@@ -72,7 +73,7 @@ static float row_top_sum(const float *logits, uint32_t count, uint32_t k)
     }
     float sum = 0;
     for (uint32_t i = 0; i < k; i++)
-        sum += heap[i];
+        sum += greatest - heap[i];
     return sum;
 }
 
@@ -86,6 +87,6 @@ static float row_signals(const struct ops_sample_row *r, const float *logits, ui
     out->entropy = log_sum - weighted / sum;
     out->top_gap = top.greatest - top.second;
     if (k)
-        out->confidence = row_top_sum(logits, count, k) / (float)k - top.greatest - log_sum;
+        out->confidence = -row_top_below(logits, count, k, top.greatest) / (float)k - log_sum;
     return top.greatest + log_sum;
 }

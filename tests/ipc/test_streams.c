@@ -201,6 +201,12 @@ static bool is_paused(void *unused)
     return daemon_counter(&d, COUNTER_programs_paused) >= 1;
 }
 
+static bool is_unpaused(void *unused)
+{
+    (void)unused;
+    return daemon_counter(&d, COUNTER_programs_paused) == 0;
+}
+
 static void check_others(struct dynasor_lane *lane)
 {
     struct stream_result got[PROGRAMS];
@@ -232,7 +238,7 @@ static bool slow_in_time(struct dynasor_lane *others)
     CHECK(!in_time || (event.end.state == DYNASOR_STATE_DONE && tokens == MAX_TOKENS),
           "taken up again in time it ended in state %u after %" PRIu64 " tokens", event.end.state,
           tokens);
-    CHECK(daemon_counter(&d, COUNTER_programs_paused) == 0, "something is still paused");
+    CHECK(wait_until(is_unpaused, NULL, NS_PER_S), "something is still paused");
     raw_close(&s);
     return in_time;
 }
@@ -245,7 +251,9 @@ static void test_slow_in_time(struct dynasor_lane *others)
     CHECK(false, "five times what takes milliseconds took longer than the grace");
 }
 
-static void test_slow_too_late(struct dynasor_lane *others)
+/* Two programs of one lane are given up. Returns false where the first filled the ring before the second
+ * was accepted, which then rightly waits and runs to its end. */
+static bool slow_too_late(struct dynasor_lane *others)
 {
     struct raw_session s;
     union wire_event event;
@@ -255,16 +263,23 @@ static void test_slow_too_late(struct dynasor_lane *others)
     CHECK(r == 0, "no session: %d", r);
     submit_raw(&s, 0, 1, 1, MAX_TOKENS);
     submit_raw(&s, 0, 2, 2, MAX_TOKENS);
-    const struct region_program *entry =
-        region_program((void *)(uintptr_t)s.d2c, &s.reply.geometry, 1);
     uint64_t begin_ns = now_ns();
-    while (shm_load_acquire_u32(&entry->state) < DYNASOR_STATE_DONE) {
-        check_others(others);
-        CHECK(now_ns() - begin_ns < 20 * NS_PER_S, "a slow consumer is waited for without end");
+    for (uint32_t index = 1; index <= 2; index++) {
+        const struct region_program *entry =
+            region_program((void *)(uintptr_t)s.d2c, &s.reply.geometry, index);
+        if (index == 2 && shm_load_acquire_u32(&entry->state) == DYNASOR_STATE_FREE) {
+            raw_close(&s);
+            return false;
+        }
+        while (shm_load_acquire_u32(&entry->state) < DYNASOR_STATE_DONE) {
+            check_others(others);
+            CHECK(now_ns() - begin_ns < 20 * NS_PER_S, "a slow consumer is waited for without end");
+        }
+        CHECK(entry->state == DYNASOR_STATE_FAILED && entry->status == DYNASOR_E_SLOW_CONSUMER,
+              "%u ended in state %u with %s", index, entry->state,
+              dynasor_status_name((int)entry->status));
+        CHECK(now_ns() - begin_ns >= GRACE_MS * NS_PER_MS, "%u had less than the grace", index);
     }
-    CHECK(entry->state == DYNASOR_STATE_FAILED && entry->status == DYNASOR_E_SLOW_CONSUMER,
-          "it ended in state %u with %s", entry->state, dynasor_status_name((int)entry->status));
-    CHECK(now_ns() - begin_ns >= GRACE_MS * NS_PER_MS, "it had less than the grace");
     /* Both ENDs are in the ring, although it was full. */
     unsigned ends = 0;
     uint64_t deadline = now_ns() + 10 * NS_PER_S;
@@ -281,6 +296,15 @@ static void test_slow_too_late(struct dynasor_lane *others)
     drain(&s, 0, &event, &tokens);
     CHECK(event.end.state == DYNASOR_STATE_DONE && tokens == 100, "the session does not go on");
     raw_close(&s);
+    return true;
+}
+
+static void test_slow_too_late(struct dynasor_lane *others)
+{
+    for (int i = 0; i < 10; i++)
+        if (slow_too_late(others))
+            return;
+    CHECK(false, "ten times the second program was not accepted beside the first");
 }
 
 /* ---- arguments ----------------------------------------------------------------------------------- */

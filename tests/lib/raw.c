@@ -204,6 +204,7 @@ bool raw_event(struct raw_session *s, uint32_t lane, union wire_event *event, ui
     }
     ring_rx_take(&s->events[lane], event->word);
     ring_rx_publish(&s->events[lane], &region_c2d_lane(s->c2d, lane)->consumed);
+    raw_ring(s); /* credit counts as a submission: a record may wait for it, and the daemon sleep */
     return true;
 }
 
