@@ -183,7 +183,8 @@ static void own_bars(struct bench *s, uint32_t count)
         bars_missing(BAR_PREFILL512_AMX, "this machine has no AMX");
 }
 
-/* Lines `decode_b1 TOKENS_PER_S` and so on; lines of other names are not ours. */
+/* Lines `decode_b1 TOKENS_PER_S` and so on are the peer in bf16; behind `best_` in the fastest of its formats,
+ * which is told beside. Lines of other names are not ours. */
 static void peer_bars(const struct bench_options *o, const double *tokens_per_s)
 {
     static const char *const names[KIND_COUNT] = {"decode_b1", "decode_b32", "prefill512"};
@@ -199,12 +200,16 @@ static void peer_bars(const struct bench_options *o, const double *tokens_per_s)
         if (sscanf(line, "%63s %63s", name, number) != 2)
             continue;
         double peer = strtod(number, NULL);
-        for (uint32_t k = 0; k < KIND_COUNT; k++)
-            if (strcmp(name, names[k]) == 0 && peer > 0) {
-                printf("%-18s %10.1f tokens/s, the peer %.1f\n", kinds[k].name, tokens_per_s[k],
-                       peer);
+        bool best = strncmp(name, "best_", 5) == 0;
+        for (uint32_t k = 0; k < KIND_COUNT; k++) {
+            if (strcmp(name + (best ? 5 : 0), names[k]) != 0 || !(peer > 0))
+                continue;
+            printf("%-18s %10.1f tokens/s, the peer %.1f (%s): %.2f\n", kinds[k].name,
+                   tokens_per_s[k], peer, best ? "its best format" : "bf16",
+                   tokens_per_s[k] / peer);
+            if (!best)
                 bars_set(BAR_PEER_DECODE_B1 + k, tokens_per_s[k] / peer);
-            }
+        }
     }
     (void)fclose(file); /* only read */
 }
