@@ -1,6 +1,5 @@
 /* tests/unit/test_reasoner_tasks.c: the task sets of the shipped model are what its card says, and answers are
- * checked exactly. Problems of game24 at level 4, and no
- * others, have no way: every way is tried. */
+ * checked exactly. The level of each problem of game24 is that of its number of ways: every way is tried. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -109,22 +108,57 @@ static void tasks_sets_are_even_and_share_no_problem(void **state)
     check_sets("game24", 1, 4, true);
 }
 
-/* Ways to 24: what two numbers are combined how, in float64; quotients that matter differ by more. */
-static uint32_t ways(const double *numbers, uint32_t count)
+/* ---- levels of game24: how many ways there are to 24 --------------------------------------------- */
+
+struct ratio { /* of whole numbers, not reduced: four numbers to 20 keep it small */
+    int64_t top;
+    int64_t bottom;
+};
+
+static bool same(struct ratio a, struct ratio b)
 {
-    uint32_t found = 0;
+    return a.top * b.bottom == b.top * a.bottom;
+}
+
+/* What comes of two numbers, a the greater; without negative results a is never less than b. */
+static uint32_t results_of(struct ratio a, struct ratio b, struct ratio ret_results[5])
+{
+    uint32_t n = 0;
+    ret_results[n++] = (struct ratio){a.top * b.bottom + b.top * a.bottom, a.bottom * b.bottom};
+    ret_results[n++] = (struct ratio){a.top * b.top, a.bottom * b.bottom};
+    ret_results[n++] = (struct ratio){a.top * b.bottom - b.top * a.bottom, a.bottom * b.bottom};
+    if (b.top != 0)
+        ret_results[n++] = (struct ratio){a.top * b.bottom, a.bottom * b.top};
+    if (a.top != 0 && !same(a, b))
+        ret_results[n++] = (struct ratio){b.top * a.bottom, b.bottom * a.top};
+    return n;
+}
+
+/* Ways to 24: which two numbers are combined how; equal pairs are one way. */
+static uint32_t ways(const struct ratio *numbers, uint32_t count)
+{
+    struct ratio seen[6][2];
+    uint32_t found = 0, pairs = 0;
     if (count == 1)
-        return numbers[0] > 24 - 1e-9 && numbers[0] < 24 + 1e-9;
+        return same(numbers[0], (struct ratio){24, 1});
     for (uint32_t i = 0; i < count; i++)
         for (uint32_t j = 0; j < i; j++) {
-            double rest[4], a = numbers[i], b = numbers[j];
-            uint32_t n = 0;
+            struct ratio a = numbers[i], b = numbers[j], rest[4], results[5];
+            if (a.top * b.bottom < b.top * a.bottom) {
+                a = numbers[j];
+                b = numbers[i];
+            }
+            uint32_t n = 0, known = 0;
+            while (known < pairs && !(same(seen[known][0], a) && same(seen[known][1], b)))
+                known++;
+            if (known < pairs)
+                continue;
+            seen[pairs][0] = a;
+            seen[pairs++][1] = b;
             for (uint32_t k = 0; k < count; k++)
                 if (k != i && k != j)
                     rest[n++] = numbers[k];
-            const double results[] = {
-                a + b, a * b, a - b, b - a, b != 0 ? a / b : 1e6, a != 0 ? b / a : 1e6};
-            for (uint32_t r = 0; r < 6; r++) {
+            for (uint32_t r = results_of(a, b, results); r-- > 0;) {
                 rest[n] = results[r];
                 found += ways(rest, n + 1);
             }
@@ -132,20 +166,29 @@ static uint32_t ways(const double *numbers, uint32_t count)
     return found;
 }
 
-static void tasks_game24_level_4_cannot_be_solved_and_the_others_can(void **state)
+static void check_levels(const char *file)
 {
     struct problems problems;
-    (void)state;
-    problems_read(TASKS "game24.test.tsv", 1, &problems);
+    problems_read(file, 1, &problems);
     for (uint32_t i = 0; i < problems.count; i++) {
-        double numbers[4];
-        CHECK(sscanf(problems.items[i].answer, "%lf %lf %lf %lf", &numbers[0], &numbers[1],
-                     &numbers[2], &numbers[3]) == 4,
-              "%s", problems.items[i].answer);
-        CHECK((ways(numbers, 4) == 0) == (problems.items[i].level == 4), "level %u: %s",
-              problems.items[i].level, problems.items[i].answer);
+        const struct problem *p = &problems.items[i];
+        struct ratio numbers[4];
+        char *at = p->answer;
+        for (uint32_t k = 0; k < 4; k++)
+            numbers[k] = (struct ratio){strtol(at, &at, 10), 1};
+        uint32_t n = ways(numbers, 4);
+        uint32_t level = n == 0 ? 4 : n <= 4 ? 3 : n <= 11 ? 2 : 1;
+        CHECK(!*at && p->level == level, "%s: level %u, but %u ways: %s", file, p->level, n,
+              p->answer);
     }
     problems_free(&problems);
+}
+
+static void tasks_levels_of_game24_are_the_number_of_ways(void **state)
+{
+    (void)state;
+    check_levels(TASKS "game24.test.tsv");
+    check_levels(TASKS "game24.calibration.tsv");
 }
 
 int main(void)
@@ -155,7 +198,7 @@ int main(void)
         cmocka_unit_test(tasks_numbers_are_compared_exactly),
         cmocka_unit_test(tasks_expressions_use_each_number_once_and_make_24),
         cmocka_unit_test(tasks_sets_are_even_and_share_no_problem),
-        cmocka_unit_test(tasks_game24_level_4_cannot_be_solved_and_the_others_can),
+        cmocka_unit_test(tasks_levels_of_game24_are_the_number_of_ways),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,13 +1,13 @@
 /* dynasor-bench reasoner: measures the shipped policy and reward models on their tasks.
  *
  *   dynasor-bench reasoner --policy DIR [--reward DIR] --tasks DIR [--stride N] [--temperature T]
- *                          [--card FILE] [--part words|game24|long|speed]
- *   dynasor-bench reasoner --policy DIR --sample TASK --problems FILE --samples N > FILE
+ *                          [--card FILE] [--part words|game24|long|speed] [--progress]
+ *   dynasor-bench reasoner --policy DIR --sample TASK --problems FILE --samples N [--progress] > FILE
  *   dynasor-bench reasoner --names
  *
  * The first prints figures, then `bar NAME VALUE OP LIMIT ok|short` lines, and exits 0, or 1 when a bar
  * is short. The second writes samples, `problem <tab> right <tab> text` with line ends as \n, for the
- * training of a reward model. Wrong arguments: 2. */
+ * training of a reward model. --progress: a line on stderr says how far it is. Wrong arguments: 2. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -29,22 +29,24 @@ struct options {
     uint32_t samples_count;
     uint32_t stride;
     float temperature;
+    bool progress;
 };
 
 static int usage(void)
 {
     (void)fprintf(stderr, "usage: dynasor-bench reasoner --policy DIR [--reward DIR] --tasks DIR\n"
                           "           [--stride N] [--temperature T] [--card FILE]\n"
-                          "           [--part words|game24|long|speed]\n"
+                          "           [--part words|game24|long|speed] [--progress]\n"
                           "       dynasor-bench reasoner --policy DIR --sample words|game24|long\n"
-                          "           --problems FILE --samples N [--temperature T]\n"
+                          "           --problems FILE --samples N [--temperature T] [--progress]\n"
                           "       dynasor-bench reasoner --names\n");
     return 2;
 }
 
 static void open_models(const struct options *o, struct reasoner *r)
 {
-    *r = (struct reasoner){.temperature = o->temperature, .has_reward = o->reward};
+    *r = (struct reasoner){
+        .temperature = o->temperature, .has_reward = o->reward, .progress = o->progress};
     models_open(
         (struct engine_config){
             .directory = {[ENGINE_POLICY] = o->policy, [ENGINE_REWARD] = o->reward},
@@ -135,13 +137,17 @@ static bool parse(struct options *o, const char *name, const char *value)
 int bench_reasoner_main(int argc, char **argv)
 {
     struct options o = {.stride = 10, .temperature = 0.9f, .samples_count = 8};
-    for (int i = 0; i < argc; i += 2) {
+    for (int i = 0; i < argc; i++) {
         if (strcmp(argv[i], "--names") == 0) {
             reasoner_bars_names();
             return 0;
         }
-        if (i + 1 >= argc || !parse(&o, argv[i], argv[i + 1]))
+        if (strcmp(argv[i], "--progress") == 0)
+            o.progress = true;
+        else if (i + 1 >= argc || !parse(&o, argv[i], argv[i + 1]))
             return usage();
+        else
+            i++;
     }
     if (!o.policy || o.stride < 1 || (!o.tasks && !o.sample))
         return usage();

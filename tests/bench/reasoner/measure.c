@@ -71,8 +71,10 @@ static void take(struct reasoner *r, enum task task, const struct problems *prob
         job->prompt = reasoner_prompt(r, user, NULL, &job->prompt_count);
     }
     sampler_run(r->engine, r->codec, SEQS,
-                &(struct sampling_args){
-                    .temperature = r->temperature, .top_p = 1, .tokens_max = tokens_max},
+                &(struct sampling_args){.temperature = r->temperature,
+                                        .top_p = 1,
+                                        .tokens_max = tokens_max,
+                                        .progress = r->progress ? task_names[task] : NULL},
                 t->jobs, problems->count, &t->stats);
     for (uint32_t p = 0; p < problems->count; p++)
         for (uint32_t i = 0; i < samples_count; i++) {

@@ -18,6 +18,7 @@ struct sampling_args {
     float temperature;
     float top_p;
     uint32_t tokens_max;
+    const char *progress; /* a name for a line that says how far it is, or NULL */
 };
 
 struct job {
@@ -65,7 +66,8 @@ struct reasoner {
     struct codec_scratch *scratch;
     float temperature;
     bool has_reward;
-    FILE *card; /* table rows for the model card, or NULL */
+    bool progress; /* is said */
+    FILE *card;    /* table rows for the model card, or NULL */
 };
 
 /* Tokens of text as a user's message, followed by what the model is made to have said (may be NULL). */

@@ -6,6 +6,7 @@
 
 #include "daemon/base/clock.h"
 #include "daemon/sched/sched.h"
+#include "tests/bench/dynasor/options.h"
 #include "tests/bench/reasoner/reasoner.h"
 
 struct place { /* of a running sequence */
@@ -24,6 +25,7 @@ struct sampler {
     uint32_t free_count;
     uint32_t room; /* branches that may be promised yet */
     struct sampler_stats *stats;
+    uint32_t finished_count; /* samples */
 };
 
 static struct sched_seq_args seq_args(const struct sampler *s, const struct place *place,
@@ -83,6 +85,7 @@ static void finish(struct sampler *s, uint32_t user)
     sched_remove(s->sched, place->seq);
     s->free_places[s->free_count++] = user;
     s->room++;
+    s->finished_count++;
     sample->mean_log_probability =
         sample->count ? (float)(place->log_sum / (sample->count + sample->ended)) : 0;
     struct codec_stream stream;
@@ -135,7 +138,10 @@ void sampler_run(struct engine *engine, const struct codec *codec, uint32_t seqs
     for (uint32_t i = 0; i < places; i++)
         s.free_places[s.free_count++] = i;
     uint64_t begin_ns = clock_now_ns();
-    uint32_t next = 0;
+    uint32_t next = 0, count = 0;
+    for (uint32_t i = 0; i < jobs_count; i++)
+        count += jobs[i].samples_count;
+    struct progress said = {args->progress, "samples", begin_ns, begin_ns};
     while (next < jobs_count || s.free_count < places) {
         while (next < jobs_count && start(&s, &jobs[next]))
             next++;
@@ -146,6 +152,7 @@ void sampler_run(struct engine *engine, const struct codec *codec, uint32_t seqs
         struct sched_result result;
         while (sched_next(s.sched, &result))
             take(&s, &result);
+        progress_say(&said, s.finished_count, count);
     }
     ret_stats->seconds += (double)(clock_now_ns() - begin_ns) / 1e9;
     sched_free(s.sched);

@@ -36,8 +36,8 @@ void scorer_run(struct engine *engine, struct scored *items, uint32_t count)
             fail("a text of %u tokens is too long for the reward model", items[next].count);
         if (engine_post(engine, b, clock_now_ns()) != ENGINE_OK)
             fail("the engine is busy");
-        while (!engine_next(engine, clock_now_ns())) {
-            struct pollfd fd = {.fd = engine_fd(engine), .events = POLLIN};
+        while (!engine_next(engine, b->role, clock_now_ns())) {
+            struct pollfd fd = {.fd = engine_fd(engine, b->role), .events = POLLIN};
             (void)poll(&fd, 1, -1); /* interrupted: asked again */
         }
         for (uint32_t r = 0, end = 0; r < b->rows_count; r++) {

@@ -8,13 +8,26 @@ import torch.nn as nn
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-HIDDEN, LAYERS, HEADS, KV_HEADS, FFN, VOCABULARY, CONTEXT = 256, 6, 8, 4, 704, 1024, 2048
-HEAD = HIDDEN // HEADS
+LAYERS, HEAD, VOCABULARY, CONTEXT = 6, 32, 1024, 2048
+HIDDEN, HEADS, KV_HEADS, FFN = 256, 8, 4, 704
 THETA, EPSILON = 10000.0, 1e-5
 
 
+def shrink():
+    """For a pilot: a million parameters in as many layers. To be called before a model is made."""
+    global HIDDEN, HEADS, KV_HEADS, FFN
+    HIDDEN, HEADS, KV_HEADS, FFN = 128, 4, 2, 256
+
+
+def device():
+    """Where training computes: the GPU when there is one. Parameters are drawn on the CPU in either case, and checkpoints load on both."""
+    chosen = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    print(f"device: {torch.cuda.get_device_name() if chosen.type == 'cuda' else f'CPU, {torch.get_num_threads()} threads'}", flush=True)
+    return chosen
+
+
 def rope(positions):
-    angles = torch.outer(positions.float(), THETA ** (-torch.arange(0, HEAD, 2) / HEAD))
+    angles = torch.outer(positions.float(), THETA ** (-torch.arange(0, HEAD, 2, device=positions.device) / HEAD))
     return torch.cat((angles.cos(), angles.cos()), -1), torch.cat((angles.sin(), angles.sin()), -1)
 
 
@@ -60,7 +73,7 @@ class Net(nn.Module):
 
     def hidden(self, tokens):
         x = self.embed(tokens)
-        cos, sin = rope(torch.arange(tokens.shape[1]))
+        cos, sin = rope(torch.arange(tokens.shape[1], device=tokens.device))
         for block in self.blocks:
             x = block(x, cos, sin)
         return F.rms_norm(x, (HIDDEN,), self.norm, EPSILON)
@@ -92,7 +105,7 @@ def export(net, folder):
         with open(os.path.join(folder, "generation_config.json"), "w") as f:
             json.dump({"do_sample": True, "temperature": 0.9, "eos_token_id": 3, "pad_token_id": 0}, f, indent=2)
             f.write("\n")
-    save_file({k: v.detach().to(torch.bfloat16).contiguous() for k, v in tensors.items()}, os.path.join(folder, "model.safetensors"), {"format": "pt"})
+    save_file({k: v.detach().to("cpu", torch.bfloat16).contiguous() for k, v in tensors.items()}, os.path.join(folder, "model.safetensors"), {"format": "pt"})
     with open(os.path.join(folder, "config.json"), "w") as f:
         json.dump(config, f, indent=2)
         f.write("\n")

@@ -34,16 +34,17 @@ MIX = [("words", 24), ("game24", 20), ("made", 32), ("sums", 24)]  # shares of t
 HELD_OUT = 20  # one problem in so many
 
 
-def lines_of(path):
-    with open(path) as f:
-        return [line.rstrip("\n").split("\t") for line in f]
+def lines_of(path, columns):
+    """The last column may hold anything but a line end: a policy that has learned little writes any byte."""
+    with open(path, newline="\n") as f:
+        return [line.rstrip("\n").split("\t", columns - 1) for line in f]
 
 
 def samples_of(folder, task):
     """{problem: {text: [right, times]}} and the rows of the problems."""
-    problems = lines_of(os.path.join(folder, f"samples.{task}.tsv.problems"))
+    problems = lines_of(os.path.join(folder, f"samples.{task}.tsv.problems"), 3)
     out = {}
-    for problem, right, text in lines_of(os.path.join(folder, f"samples.{task}.tsv")):
+    for problem, right, text in lines_of(os.path.join(folder, f"samples.{task}.tsv"), 3):
         text = text.replace("\\\\", "\0").replace("\\n", "\n").replace("\0", "\\")
         out.setdefault(int(problem), {}).setdefault(text, [int(right), 0])[1] += 1
     return out, problems
@@ -125,7 +126,7 @@ class Learner(nn.Module):
 
     def forward(self, x, y, w):
         norm = lambda t, scale: F.rms_norm(t, (net.HIDDEN,), scale, net.EPSILON)
-        h, turns = self.net.embed(x), net.rope(torch.arange(x.shape[1]))
+        h, turns = self.net.embed(x), net.rope(torch.arange(x.shape[1], device=x.device))
         for i, block in enumerate(self.net.blocks, 1):
             h = block(h, *turns)
             if i == self.KNOWS:
@@ -139,17 +140,17 @@ class Learner(nn.Module):
         return torch.stack([(loss * v).sum() / v.sum().clamp(min=1) for loss, v in zip(losses, w)])
 
 
-def ranking(model, rows):
+def ranking(model, rows, device):
     """Over pairs (right, wrong) of one problem, by level and in all: how often the right one scores higher."""
     scores = []
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
         order = sorted(range(len(rows)), key=lambda i: len(rows[i][1]))
         for first in range(0, len(order), 64):
             part = order[first:first + 64]
             x = torch.zeros(len(part), max(len(rows[i][1]) for i in part), dtype=torch.long)
             for k, i in enumerate(part):
                 x[k, :len(rows[i][1])] = torch.tensor(rows[i][1])
-            h = model.hidden(x)
+            h = model.hidden(x.to(device))
             scores += [(i, float(model.score(h[k, len(rows[i][1]) - 1].float()))) for k, i in enumerate(part)]
     by_problem = {}
     for i, score in scores:
@@ -170,10 +171,14 @@ def main():
     parser.add_argument("folder")
     parser.add_argument("--tokens", type=float, default=16e6)
     parser.add_argument("--name", default="reward", help="of the checkpoint and the exported folder")
+    parser.add_argument("--pilot", action="store_true", help="of a policy of a million parameters")
     parser.add_argument("--every", type=float, default=240, help="seconds from checkpoint to checkpoint")
     args = parser.parse_args()
+    if args.pilot:
+        net.shrink()
+    device = net.device()
     torch.manual_seed(2)
-    learner = Learner()
+    learner = Learner().to(device)
     model = learner.net
     matrices = [p for b in model.blocks for p in b.parameters() if p.dim() == 2]
     others = [p for p in learner.parameters() if not any(p is m for m in matrices)]
@@ -181,7 +186,7 @@ def main():
     path = os.path.join(args.folder, f"{args.name}.pt")
     done = 0
     if os.path.exists(path):
-        state = torch.load(path, weights_only=False)
+        state = torch.load(path, map_location="cpu", weights_only=False)
         learner.load_state_dict(state["model"])
         for o, s in zip(optimizers, state["optimizers"]):
             o.load_state_dict(s)
@@ -189,36 +194,39 @@ def main():
         if done + BATCH_TOKENS >= args.tokens:
             return
     else:
-        model.load_state_dict(torch.load(os.path.join(args.folder, "policy.pt"), weights_only=False)["model"], strict=False)
+        model.load_state_dict(torch.load(os.path.join(args.folder, "policy.pt"), map_location="cpu", weights_only=False)["model"], strict=False)
         learner.norms[0].data.copy_(model.norm.data)
     rows = Rows(args.folder)
     held_out = {task: rows.held_out(task) for task in rows.samples}
     print(", ".join(f"{task}: {sum(map(len, samples.values()))} texts, {len(held_out[task])} kept out" for task, (samples, _) in rows.samples.items()), flush=True)
-    queue = multiprocessing.Queue(8)
-    maker = multiprocessing.Process(target=batches, args=(rows, f"reward{done}", queue), daemon=True)
+    forked = multiprocessing.get_context("fork")  # the rows are not to be copied; the child computes nothing on a GPU
+    queue = forked.Queue(8)
+    maker = forked.Process(target=batches, args=(rows, f"reward{done}", queue), daemon=True)
     maker.start()
+    weights = WEIGHTS.to(device)
     compiled = torch.compile(learner, dynamic=False)
 
     def save():
-        torch.save({"model": learner.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "done": done}, path + ".new")
-        os.replace(path + ".new", path)
+        """The checkpoint last: it says that all before it is there."""
         folder = os.path.join(args.folder, args.name)
         net.export(model, folder)
         for name in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copy(os.path.join(args.folder, name), folder)
+        torch.save({"model": learner.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "done": done}, path + ".new")
+        os.replace(path + ".new", path)
         for task, kept in held_out.items():
-            print(f"{done / 1e6:7.2f} M tokens  {task} by level  {ranking(model, kept)}", flush=True)
+            print(f"{done / 1e6:7.2f} M tokens  {task} by level  {ranking(model, kept, device)}", flush=True)
 
     began, last, shown, mean, first, over = time.time(), time.time(), time.time(), None, done, False
     while not over:
-        x, y, w = map(torch.from_numpy, queue.get())
+        x, y, w = (torch.from_numpy(t).to(device) for t in queue.get())
         share = max(done, BATCH_TOKENS) / args.tokens
         for o in optimizers:
             for g in o.param_groups:
                 g["lr"] = RATE * max(0.0, min(share / WARMUP, 1.0, (1.0 - share) / DECAY))
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16):
             losses = compiled(x, y, w)
-        (losses * WEIGHTS).sum().backward()
+        (losses * weights).sum().backward()
         torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
         for o in optimizers:
             o.step()

@@ -17,6 +17,7 @@ import long
 import words
 
 CALIBRATION, TEST = 5000, 2000
+TASKS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tasks")
 
 
 def even(count, levels):
@@ -56,6 +57,15 @@ def game24_sets():
     return out, seen
 
 
+def held():
+    """What the sets hold, (texts of words, numbers of game24): from their files, or made once more, which takes long."""
+    paths = {task: [os.path.join(TASKS, f"{task}.{name}.tsv") for name in ("test", "calibration")] for task in ("words", "game24")}
+    if not all(os.path.exists(path) for of_task in paths.values() for path in of_task):
+        return words_sets()[1], game24_sets()[1]
+    rows = {task: [line.rstrip("\n").split("\t") for path in of_task for line in open(path)] for task, of_task in paths.items()}
+    return {text for _, _, text in rows["words"]}, {tuple(map(int, numbers.split())) for _, numbers, _ in rows["game24"]}
+
+
 class Stream:
     """Samples for training, without end: (prompt, completion)."""
 
@@ -64,7 +74,7 @@ class Stream:
 
     def __init__(self, seed):
         self.rng = random.Random(seed)
-        self.words_held, self.game_held = words_sets()[1], game24_sets()[1]
+        self.words_held, self.game_held = held()
         self.others = set(range(10, 61)) - {game24.TARGET}
 
     def words_problem(self):

@@ -72,41 +72,47 @@ def main():
     parser = argparse.ArgumentParser(description="Trains the policy model.")
     parser.add_argument("folder")
     parser.add_argument("--tokens", type=float, default=60e6)
+    parser.add_argument("--pilot", action="store_true", help="a model of a million parameters")
     parser.add_argument("--every", type=float, default=300, help="seconds from checkpoint to checkpoint")
     args = parser.parse_args()
+    if args.pilot:
+        net.shrink()
+    device = net.device()
     torch.manual_seed(1)
     tokenizer = Tokenizer.from_file(os.path.join(args.folder, "tokenizer.json"))
-    model = net.Net()
+    model = net.Net().to(device)
     matrices = [p for b in model.blocks for p in b.parameters() if p.dim() == 2]
     others = [p for p in model.parameters() if not any(p is m for m in matrices)]
     optimizers = [torch.optim.Muon(matrices, lr=RATE, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"), torch.optim.AdamW(others, lr=RATE, betas=(0.9, 0.95), weight_decay=0.0, fused=True)]
     path = os.path.join(args.folder, "policy.pt")
     done = steps = 0
     if os.path.exists(path):
-        state = torch.load(path, weights_only=False)
+        state = torch.load(path, map_location="cpu", weights_only=False)
         model.load_state_dict(state["model"])
         for o, s in zip(optimizers, state["optimizers"]):
             o.load_state_dict(s)
         done, steps = state["done"], state["steps"]
-        if done + BATCH_TOKENS > args.tokens and os.path.exists(os.path.join(args.folder, "policy", "model.safetensors")):
+        if done + BATCH_TOKENS >= args.tokens and os.path.exists(os.path.join(args.folder, "policy", "model.safetensors")):
             return
     compiled = torch.compile(model, dynamic=False)
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, from {done / 1e6:.1f} M tokens", flush=True)
 
     def save():
-        torch.save({"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "done": done, "steps": steps}, path + ".new")
-        os.replace(path + ".new", path)
+        """The checkpoint last: it says that all before it is there."""
         folder = os.path.join(args.folder, "policy")
         net.export(model, folder)
         for name in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copy(os.path.join(args.folder, name), folder)
+        torch.save({"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "done": done, "steps": steps}, path + ".new")
+        os.replace(path + ".new", path)
 
     began, last, shown, mean, first = time.time(), time.time(), time.time(), None, done
     for x, y, w in ahead(batches(tokenizer, f"policy{done}")):
         for o in optimizers:
             for g in o.param_groups:
                 g["lr"] = rate(max(done, BATCH_TOKENS) / args.tokens)
-        with torch.autocast("cpu", torch.bfloat16):
+        x, y, w = (t.to(device) for t in (x, y, w))
+        with torch.autocast(device.type, torch.bfloat16):
             loss = compiled(x, y, w)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

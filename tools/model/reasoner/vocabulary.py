@@ -28,7 +28,7 @@ def prompt(text):
     return f"<|user|>\n{text}<|end|>\n<|assistant|>\n"
 
 
-def learn():
+def learn(samples):
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex(SPLIT), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
@@ -36,7 +36,7 @@ def learn():
     stream = sets.Stream("vocabulary")
 
     def texts():
-        for _ in range(30000):
+        for _ in range(samples):
             question, answer = stream.sample()
             yield question
             yield "".join(answer) if isinstance(answer, tuple) else answer
@@ -50,9 +50,10 @@ def learn():
 def main():
     parser = argparse.ArgumentParser(description="Learns the tokenizer.")
     parser.add_argument("out")
+    parser.add_argument("--samples", type=int, default=30000, help="of the stream, to learn from")
     args = parser.parse_args()
     os.makedirs(args.out, exist_ok=True)
-    learn().save(os.path.join(args.out, "tokenizer.json"))
+    learn(args.samples).save(os.path.join(args.out, "tokenizer.json"))
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|end|>", "pad_token": "<|endoftext|>", "add_bos_token": False,
               "clean_up_tokenization_spaces": False, "model_max_length": 2048, "chat_template": TEMPLATE}
     with open(os.path.join(args.out, "tokenizer_config.json"), "w") as f:
