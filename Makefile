@@ -279,7 +279,7 @@ $(B)/tests/unit/test_calibrate: $(call obj,$(filter-out %/main.c,$(CALIBRATE_SRC
 $(B)/tests/unit/test_batch: $(call obj,$(addprefix tests/bench/,batch/stats.c batch/log.c dynasor/tasks.c))
 $(B)/tests/unit/test_ridge: $(call obj,$(addprefix tests/bench/,batch/ridge.c batch/stats.c dynasor/tasks.c))
 $(B)/tests/unit/test_reasoner_tasks: $(call obj,tests/bench/dynasor/tasks.c)
-$(addprefix $(B)/tests/unit/test_,algorithms chains observe): $(call obj,tests/unit/made_up.c)
+$(addprefix $(B)/tests/unit/test_,algorithms budget chains observe): $(call obj,tests/unit/made_up.c)
 $(addprefix $(B)/tests/unit/test_,engine_model sched_model): $(call obj,tests/bench/count_malloc.c)
 GPU_BENCH := $(B)/bin/bench-gpu
 $(GPU): $(call obj,tests/gpu/backend.c)
@@ -319,7 +319,7 @@ endif
 .PHONY: tests run check check-asan check-tsan check-cuda-host check-gpu bench-gpu e2e kill-campaign hostile-campaign models
 tests: all $(MAKERS) hardened $(B)/lib/count_malloc.so $(TESTS) $(GPU) $(GPU_BENCH) $(EMULATED) $(if $(filter fuzz,$(SAN)),,$(REPLAY)) $(BENCH) ## build the test programs, run none
 
-run: all $(MAKERS) ## start the daemon with a small model and stream programs' events
+run: all $(MAKERS) $(B)/bin/dynasor-bench ## start the daemon with a small model and stream programs' events
 	@tests/e2e/run-demo.sh
 
 check: tests ## every test that needs no GPU (ONLY="name ..." runs some)
@@ -344,7 +344,8 @@ bench-gpu: cuda $(GPU_BENCH) $(B)/bin/random_model ## measure a random Llama 3.1
 	@$(GPU_BENCH) --probe
 	@[ -e $(GPU_MODEL)/.made ] || { mkdir -p $(dir $(GPU_MODEL)) && \
 	    $(B)/bin/random_model tests/data/configs/llama3.1-8b.json $(GPU_MODEL) && touch $(GPU_MODEL)/.made; }
-	@$(GPU_BENCH) $(GPU_MODEL)
+	@python3 tests/bench/peers/transformers_gpu.py tests/data/configs/llama3.1-8b.json $(B)/peers/transformers.txt || [ $$? = 77 ]
+	@$(GPU_BENCH) $(GPU_MODEL) $(B)/peers/transformers.txt
 
 e2e: tests ## end to end: daemon, library and tools together
 	@tests/run --kind e2e $(ONLY)

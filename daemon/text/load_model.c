@@ -119,11 +119,12 @@ static int added_fill(struct load *l, const struct json *added)
             return load_fault(l, "%s.%s", path,
                               there == VOCABULARY_NONE ? "id: another token's"
                                                        : "content: a token with another id");
-        for (uint32_t k = 0; there != VOCABULARY_NONE && k < t->added_count; k++)
-            if (t->added_tokens[k].id == token->id)
-                return load_fault(l, "%s.id: there already", path);
-        t->vocabulary.entries[token->id].flags =
-            token->special ? VOCABULARY_SILENT | VOCABULARY_CONTROL : 0;
+        uint8_t *flags = &t->vocabulary.entries[token->id].flags;
+        if (*flags & VOCABULARY_ADDED)
+            return load_fault(l, "%s.id: there already", path);
+        *flags = VOCABULARY_ADDED;
+        if (token->special)
+            *flags |= VOCABULARY_SILENT | VOCABULARY_CONTROL;
         t->added_count++;
     }
     return 0;

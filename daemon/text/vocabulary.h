@@ -15,6 +15,7 @@
 enum vocabulary_flag {
     VOCABULARY_SILENT = 1,  /* a special token: it has no text in output */
     VOCABULARY_CONTROL = 2, /* no text of a user may become it */
+    VOCABULARY_ADDED = 4,   /* one of added_tokens */
 };
 
 struct vocabulary_entry {

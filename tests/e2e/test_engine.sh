@@ -87,6 +87,10 @@ for ranks in 1 2; do
         diff "$work/wanted" "$work/alone" >"$work/diff.log" || fail "tokens differ, alone"
         diff "$work/wanted" "$work/crowd" >"$work/diff.log" || fail "tokens differ, in a crowd"
         "$build/examples/hello" --socket "$socket" "$prompt" >"$work/hello" || fail "hello"
+        "$build/bin/dynasor-generate" "$work/model" --seed 0 --max-tokens 64 -p "$prompt" \
+            >"$work/text" 2>"$work/generate.log" || fail "dynasor-generate"
+        [ "$(wc -c <"$work/text")" -gt 64 ] || fail "dynasor-generate writes next to nothing"
+        sed '$d' "$work/hello" | cmp - "$work/text" >"$work/diff.log" 2>&1 || fail "hello's text: $(cat "$work/hello")"
         iconv -f UTF-8 -t UTF-8 "$work/hello" >/dev/null || fail "hello's text is not UTF-8"
     else
         [ "$(stream 2 42 | wc -w)" -gt 2 ] || fail "two ranks write nothing"
@@ -151,7 +155,7 @@ refused() { # words in the message, then the daemon's arguments after --
     while [ "$1" != -- ]; do words+=("$1") && shift; done
     shift
     timeout 20 "$build/bin/dynasord" --config /dev/null --set daemon.socket_path="$socket" \
-        --set daemon.control_path="$control" "$@" >"$work/refused.log" 2>&1 &&
+        --set daemon.control_path="$control" --set engine.backend=cpu "$@" >"$work/refused.log" 2>&1 &&
         fail "accepted: $*"
     for word in "${words[@]}"; do
         grep -qF -- "$word" "$work/refused.log" || fail "the message for $* does not say $word"

@@ -349,7 +349,11 @@ static void *next_for_a_while(void *argument)
 {
     struct worker *w = argument;
     struct dynasor_event e;
-    return (void *)(intptr_t)dynasor_next(w->lane, &e, 400 * NS_PER_MS);
+    int rc;
+    do /* a rig's daemon that got no processor for a while is away */
+        rc = dynasor_next(w->lane, &e, 400 * NS_PER_MS);
+    while (rc == -DYNASOR_E_RESTARTING);
+    return (void *)(intptr_t)rc;
 }
 
 /* The child of a fork() can free the handles on which threads of the parent sleep. */

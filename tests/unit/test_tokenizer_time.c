@@ -23,6 +23,8 @@
 #define LONG_BYTES                                                                                 \
     (1u << 20) /* once, for what grows slower: may cost LONG_MAX times as much a byte */
 #define LONG_MAX 5.0
+#define LOAD_COUNT 4000u
+#define LOAD_BYTES (8u * LOAD_COUNT * 180)
 #define RATIO_MAX 2.3
 #define RUNS_MIN 5u
 #define RUNS_MAX 12u
@@ -71,17 +73,21 @@ static struct tokenizer *tokenizer_read(const char *name)
     return tokenizer;
 }
 
+static uint64_t thread_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec;
+}
+
 static uint64_t encode_ns(const struct tokenizer *tokenizer, struct tokenizer_scratch *scratch,
                           uint64_t bytes)
 {
-    struct timespec begin, end;
     struct tokenizer_text in = {.text = text, .bytes = bytes, .affixes = true};
     uint32_t count;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &begin);
+    uint64_t begin_ns = thread_ns();
     CHECK(tokenizer_encode(tokenizer, scratch, &in, ids, COUNT_OF(ids), &count), "too many");
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &end);
-    return (uint64_t)(end.tv_sec - begin.tv_sec) * NS_PER_S + (uint64_t)end.tv_nsec -
-           (uint64_t)begin.tv_nsec;
+    return thread_ns() - begin_ns;
 }
 
 /* bytes of family, whole units. */
@@ -160,6 +166,51 @@ static void time_is_linear(void **state)
     assert_true(wrong == 0 || check_sanitized());
 }
 
+/* A file whose `count` tokens are all in the vocabulary and added besides. Processor time to load it. */
+static uint64_t load_ns(uint32_t count)
+{
+    static char json[LOAD_BYTES];
+    static const char *const between[] = {
+        "],\"normalizer\":null,\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":true,"
+        "\"trim_offsets\":true},\"decoder\":{\"type\":\"ByteLevel\"},\"model\":{\"type\":\"BPE\","
+        "\"vocab\":{",
+        "},\"merges\":[]}}"};
+    size_t at = 0;
+    at += (size_t)snprintf(json, sizeof json, "{\"version\":\"1.0\",\"added_tokens\":[");
+    for (uint32_t i = 0; i < count; i++)
+        at += (size_t)snprintf(json + at, sizeof json - at,
+                               "%s{\"id\":%u,\"content\":\"t%u\",\"single_word\":false,\"lstrip\":"
+                               "false,\"rstrip\":false,\"normalized\":false,\"special\":true}",
+                               i ? "," : "", i, i);
+    at += (size_t)snprintf(json + at, sizeof json - at, "%s", between[0]);
+    for (uint32_t i = 0; i < count; i++)
+        at += (size_t)snprintf(json + at, sizeof json - at, "%s\"t%u\":%u", i ? "," : "", i, i);
+    at += (size_t)snprintf(json + at, sizeof json - at, "%s", between[1]);
+    CHECK(at < sizeof json, "%zu bytes", at);
+    char message[TOKENIZER_MESSAGE_BYTES];
+    struct tokenizer *tokenizer;
+    uint64_t begin_ns = thread_ns();
+    CHECK(tokenizer_load(json, at, UINT32_MAX, message, &tokenizer) == 0, "%s", message);
+    uint64_t took_ns = thread_ns() - begin_ns;
+    tokenizer_free(tokenizer);
+    return took_ns;
+}
+
+static void loading_is_linear(void **state)
+{
+    (void)state;
+    uint64_t once = UINT64_MAX, eight = UINT64_MAX;
+    for (int i = 0; i < 5; i++) {
+        uint64_t few = load_ns(LOAD_COUNT), many = load_ns(8 * LOAD_COUNT);
+        once = few < once ? few : once;
+        eight = many < eight ? many : eight;
+    }
+    double ratio = (double)eight / (double)once;
+    printf("loading %u added tokens %.1f ms, eight times as many %.1f times as long\n", LOAD_COUNT,
+           (double)once * 1e-6, ratio);
+    assert_true(ratio < 16 || check_sanitized()); /* caches; a square is 64 */
+}
+
 static void encoding_allocates_nothing(void **state)
 {
     (void)state;
@@ -179,6 +230,7 @@ static void encoding_allocates_nothing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(time_is_linear),
+                                       cmocka_unit_test(loading_is_linear),
                                        cmocka_unit_test(encoding_allocates_nothing)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

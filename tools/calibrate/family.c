@@ -90,7 +90,7 @@ static void add_static(const struct family_request *request, struct family *fami
 
 static void add_probe(const struct family_request *request, struct family *family)
 {
-    static const uint32_t intervals[] = {64, 128, 256};
+    static const uint32_t intervals[] = {32, 64, 96, 128, 192, 256};
     static const double growths[] = {0, 0.05, 0.1, 0.2};
     static const uint32_t windows[] = {2, 3, 5, 8, 12, 16, 24, 32, 48};
     static const double shares[] = {0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8};

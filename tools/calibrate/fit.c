@@ -215,21 +215,21 @@ static uint32_t choose_by_chains(const struct evaluation *e, const struct family
 }
 
 struct place {
-    double lost;
+    double flipped;
     double saving;
     uint32_t candidate;
 };
 
-static int by_loss(const void *a, const void *b)
+static int by_flips(const void *a, const void *b)
 {
     const struct place *x = a;
     const struct place *y = b;
-    int loss = (x->lost > y->lost) - (x->lost < y->lost);
+    int flips = (x->flipped > y->flipped) - (x->flipped < y->flipped);
     int saving = (x->saving < y->saving) - (x->saving > y->saving);
-    return loss != 0 ? loss : saving != 0 ? saving : (x->candidate > y->candidate) * 2 - 1;
+    return flips != 0 ? flips : saving != 0 ? saving : (x->candidate > y->candidate) * 2 - 1;
 }
 
-/* The frontier of loss and saving on one part of the problems, from safe to bold, is a chain for the
+/* The frontier of flips and saving on one part of the problems, from safe to bold, is a chain for the
  * other part (Laufer-Goldshtein et al. 2023). */
 static uint32_t choose_by_frontier(const struct evaluation *e, const struct fit_request *request,
                                    const bool *mask, const bool *order_by)
@@ -240,12 +240,11 @@ static uint32_t choose_by_frontier(const struct evaluation *e, const struct fit_
     double most = 0;
     for (uint32_t c = 0; places != NULL && c < e->candidates_count; c++) {
         struct score score = score_of(e, c, order_by);
-        /* A loss that was not seen is not below none: the rarely stopping ones come first. */
-        places[c] =
-            (struct place){score.lost_points + score.lost_error_points, score.saving_percent, c};
+        /* Flips, not the net loss: what gained by luck on this part is not the safest on the other. */
+        places[c] = (struct place){score.flipped_points, score.saving_percent, c};
     }
     if (places != NULL) {
-        qsort(places, e->candidates_count, sizeof *places, by_loss);
+        qsort(places, e->candidates_count, sizeof *places, by_flips);
     }
     for (uint32_t i = 0; places != NULL && i < e->candidates_count; i++) {
         uint32_t c = places[i].candidate;

@@ -18,6 +18,7 @@
 #define PREFIX_PAGES (PREFIX_TOKENS / OPS_PAGE_TOKENS)
 #define ROW_PAGES (PREFIX_PAGES + 1)
 #define PAGES (BRANCHES * ROW_PAGES)
+#define COPIES 640u
 #define ROW_VALUES ((uint64_t)HEADS * HEAD_DIM)
 
 struct variant { /* what the batch says */
@@ -126,6 +127,32 @@ static void variant_run(struct bench *s, struct variant *v)
     memcpy(v->out, s->out, sizeof v->out);
 }
 
+/* What a fork of a branch of 2,000 tokens leaves to the device: its first step copies the page that both
+ * go on writing, in every layer. */
+static void copies_run(struct bench *s)
+{
+    static double us[COPIES];
+    for (uint32_t i = 0; i < COPIES; i++) {
+        struct ops_page_copy copy = {.from = i % BRANCHES * ROW_PAGES,
+                                     .to = i % BRANCHES * ROW_PAGES + PREFIX_PAGES,
+                                     .valid_tokens = 1999 % OPS_PAGE_TOKENS};
+        uint64_t begin_ns = clock_now_ns();
+        for (uint32_t l = 0; l < LAYERS; l++)
+            s->ops->pages_copy(
+                s->device,
+                &(struct ops_pages_copy){.kv = {.data = s->kv + (uint64_t)l * PAGES * s->page_bytes,
+                                                .pages_count = PAGES,
+                                                .kv_heads = KV_HEADS,
+                                                .head_dim = HEAD_DIM},
+                                         .host_copies = &copy,
+                                         .copies_count = 1});
+        (void)s->ops->sync(s->device);
+        us[i] = (double)(clock_now_ns() - begin_ns) / NS_PER_US;
+    }
+    printf("first step of a fork: %.0f KiB of the page it shares in part, in %.1f us\n",
+           (double)(LAYERS * s->page_bytes) / 1024, bench_median(us, COPIES));
+}
+
 int bench_shared(const struct bench_options *o)
 {
     static struct bench s;
@@ -150,6 +177,7 @@ int bench_shared(const struct bench_options *o)
     int differs = memcmp(s.shared.out, s.alone.out, sizeof s.alone.out) != 0;
     if (differs)
         (void)fprintf(stderr, "sharing changes the result of attention\n");
+    copies_run(&s);
     s.ops->close(s.device);
     return differs;
 }
