@@ -138,6 +138,12 @@ static const char *const field_names[DYNASOR_FIELD_COUNT] = {
     [DYNASOR_FIELD_LIKENESS_BY] = "likeness_by",
     [DYNASOR_FIELD_GUIDED] = "guided",
     [DYNASOR_FIELD_SCORES] = "scores",
+    [DYNASOR_FIELD_BATCH] = "batch",
+    [DYNASOR_FIELD_BATCH_PROGRAMS] = "batch_programs",
+    [DYNASOR_FIELD_BATCH_PLACE] = "batch_place",
+    [DYNASOR_FIELD_BATCH_TOKENS] = "batch_tokens",
+    [DYNASOR_FIELD_BATCH_CAP] = "batch_cap",
+    [DYNASOR_FIELD_BATCH_STEP] = "batch_step",
 };
 
 static const char *entry(const char *const *table, int count, int number)

@@ -80,6 +80,10 @@ static const struct config_option options[] = {
        "auto: GPUs if they can be used, otherwise the CPU, and the log says why; cpu; cuda: GPUs or no start"),
     IN(engine, device, CONFIG_U32, "", "0", 0, 63,
        "number of the first rank's GPU; each further rank has the next one"),
+    IN(engine, reward_device, CONFIG_U32_OR_NONE, "", "", 0, 63,
+       "number of the GPU that the reward model has apart from the policy; empty: where the policy is"),
+    IN(engine, embed_device, CONFIG_U32_OR_NONE, "", "", 0, 63,
+       "the same for the sentence encoder"),
     IN(engine, lock_directory, CONFIG_DIRECTORY, "", "/var/lib/dynasor", 0,
        CONFIG_DIRECTORY_BYTES - 1, "where a file for each GPU keeps other daemons off it"),
     IN(engine, simulate, CONFIG_SWITCH, "", "0", 0, 1,
@@ -225,6 +229,10 @@ static bool text_accepted(const struct config_option *option, const char *text)
 static bool number_accepted(const struct config_option *option, const char *text,
                             uint64_t *ret_number)
 {
+    if (option->type == CONFIG_U32_OR_NONE && text[0] == '\0') {
+        *ret_number = CONFIG_NONE;
+        return true;
+    }
     bool parsed = option->type == CONFIG_LEVEL
                       ? parse_level(text, ret_number)
                       : parse_number(text, option->type == CONFIG_MODE ? 8 : 10, ret_number);
@@ -249,6 +257,9 @@ static int refuse_value(const struct config_option *option, const char *value, c
     case CONFIG_U64:
         return refuse(message, bytes, "[%s] %s = %s: accepted %llu to %llu%s%s", option->section,
                       option->key, shown, min, max, space, unit);
+    case CONFIG_U32_OR_NONE:
+        return refuse(message, bytes, "[%s] %s = %s: accepted nothing, or %llu to %llu%s%s",
+                      option->section, option->key, shown, min, max, space, unit);
     case CONFIG_POWER_OF_TWO:
         return refuse(message, bytes, "[%s] %s = %s: accepted a power of two, %llu to %llu%s%s",
                       option->section, option->key, shown, min, max, space, unit);
@@ -359,6 +370,29 @@ int config_set(struct daemon_config *config, const char *name, const char *value
     return assign(config, option, value, ret_message, message_bytes);
 }
 
+/* Roles with a GPU apart. Which numbers are taken and which exist, the engine says. */
+static int check_devices(const struct daemon_config *config, char *message, size_t bytes)
+{
+    const struct {
+        const char *role;
+        const char *directory;
+        uint32_t device;
+    } roles[] = {{"reward", config->engine.reward, config->engine.reward_device},
+                 {"embed", config->engine.embed, config->engine.embed_device}};
+    for (uint32_t i = 0; i < sizeof roles / sizeof roles[0]; i++) {
+        if (roles[i].device == CONFIG_NONE)
+            continue;
+        if (roles[i].directory[0] == '\0')
+            return refuse(message, bytes, "[engine] %s_device = %u: accepted only with %s, a model",
+                          roles[i].role, roles[i].device, roles[i].role);
+        if (strcmp(config->engine.backend, "cpu") == 0)
+            return refuse(message, bytes,
+                          "[engine] %s_device = %u with backend = cpu: accepted nothing",
+                          roles[i].role, roles[i].device);
+    }
+    return 0;
+}
+
 int config_check(const struct daemon_config *config, char *ret_message, size_t message_bytes)
 {
     if (config->limits.prompt_bytes > config->prompt_pool_bytes) {
@@ -375,6 +409,9 @@ int config_check(const struct daemon_config *config, char *ret_message, size_t m
     }
     if (config->engine.ranks == 3) {
         return refuse(ret_message, message_bytes, "[engine] ranks = 3: accepted 1, 2 or 4");
+    }
+    if (check_devices(config, ret_message, message_bytes) < 0) {
+        return -EINVAL;
     }
     if (config->engine.simulate && config->engine.policy[0] != '\0') {
         return refuse(ret_message, message_bytes,
@@ -576,9 +613,10 @@ static void print_range(FILE *file, const struct config_option *option)
         fprintf(file, "a name");
         break;
     case CONFIG_U32:
+    case CONFIG_U32_OR_NONE:
     case CONFIG_U64:
-        fprintf(file, "%llu to %llu%s%s", min, max, option->unit[0] != '\0' ? " " : "",
-                option->unit);
+        fprintf(file, "%llu to %llu%s%s%s", min, max, option->unit[0] != '\0' ? " " : "",
+                option->unit, option->type == CONFIG_U32_OR_NONE ? ", or nothing" : "");
         break;
     }
 }
@@ -601,6 +639,8 @@ static void print_value(FILE *file, const struct config_option *option,
     memcpy(&small, field, sizeof(small));
     if (option->type == CONFIG_MODE) {
         fprintf(file, " %04o", (unsigned)small);
+    } else if (option->type == CONFIG_U32_OR_NONE && small == CONFIG_NONE) {
+        return;
     } else if (option->type == CONFIG_LEVEL) {
         fprintf(file, " %s", log_level_name((enum log_level)small));
     } else {

@@ -56,6 +56,8 @@ struct daemon_config {
         char chat[CONFIG_GROUP_BYTES]; /* family of the chat template; empty: found by its text */
         char backend[CONFIG_GROUP_BYTES]; /* auto, cpu or cuda */
         uint32_t device;
+        uint32_t reward_device; /* CONFIG_NONE: the policy's, like the next */
+        uint32_t embed_device;
         char lock_directory[CONFIG_DIRECTORY_BYTES];
         uint32_t simulate;
         uint32_t float32;
@@ -97,8 +99,11 @@ int config_check(const struct daemon_config *config, char *ret_message, size_t m
 /* A file that config_load() reads back to the same values, with the help as comments. */
 void config_print(FILE *file, const struct daemon_config *config);
 
+#define CONFIG_NONE UINT32_MAX
+
 enum config_type {
     CONFIG_U32,
+    CONFIG_U32_OR_NONE, /* empty: CONFIG_NONE */
     CONFIG_U64,
     CONFIG_POWER_OF_TWO, /* 64 bits */
     CONFIG_MODE,         /* octal permission bits */

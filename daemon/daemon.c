@@ -164,6 +164,7 @@ static int engine_new(struct daemon *d, char *message, size_t message_bytes)
                 .float32 = c->engine.float32,
                 .backend = backend_of(c->engine.backend),
                 .device = c->engine.device,
+                .role_device = {0, 1 + c->engine.reward_device, 1 + c->engine.embed_device},
                 .lock_directory = c->engine.lock_directory,
                 .ranks_count = c->engine.ranks,
                 .threads_count = c->engine.threads,
@@ -406,7 +407,7 @@ int daemon_run(struct daemon *d)
 {
     (void)notify_status(d->config.socket_path); /* without a service manager: nobody to tell */
     (void)notify_ready();
-    char engine[1024];
+    char engine[2048];
     engine_describe(d->engine, engine, sizeof engine);
     for (char *rest = engine, *line; (line = strsep(&rest, "\n"));)
         log_info("engine: %s", line);

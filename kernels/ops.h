@@ -26,6 +26,11 @@ enum ops_dtype { OPS_F32 = 0, OPS_BF16 = 1, OPS_F16 = 2 }; /* F16 only as a sour
 #define OPS_PAGE_TOKENS 32u  /* tokens of a KV page: the K extent of one AMX tile product */
 #define OPS_ALIGN_BYTES 256u /* every tensor in the slab begins at a multiple */
 #define OPS_NONE UINT32_MAX
+#define OPS_GRAPHS_MAX 32u /* of a device */
+
+/* Host memory that weights are read into on their way to a device. */
+#define OPS_STAGES 8u
+#define OPS_STAGE_BYTES (4u << 20)
 
 struct ops_device; /* opaque, the backend's */
 struct ops_group;  /* likewise */
@@ -34,12 +39,14 @@ struct ops_config {
     uint64_t slab_bytes;
     enum ops_dtype activation; /* OPS_BF16 or OPS_F32: type of activations, matrices and KV */
     uint32_t rank;             /* of this device among ranks_count */
-    uint32_t threads_count;    /* CPU: threads of this rank, the caller's included; 0: one a core */
-    uint32_t cpu_first;        /* CPU: threads are pinned to cpu_first, +1, ...; OPS_NONE: not */
-    struct ops_group *group;   /* ranks that all_reduce() joins; NULL when alone */
-    uint32_t rows_max;         /* most rows (T) of any launch: sizes the backend's own scratch */
-    uint32_t vocabulary_max;   /* most columns of sample() */
-    uint32_t k_max;            /* most columns of any matrix */
+    uint32_t
+        device_first; /* CUDA: rank 0's place among the backend's devices, further ranks follow */
+    uint32_t threads_count;  /* CPU: threads of this rank, the caller's included; 0: one a core */
+    uint32_t cpu_first;      /* CPU: threads are pinned to cpu_first, +1, ...; OPS_NONE: not */
+    struct ops_group *group; /* ranks that all_reduce() joins; NULL when alone */
+    uint32_t rows_max;       /* most rows (T) of any launch: sizes the backend's own scratch */
+    uint32_t vocabulary_max; /* most columns of sample() */
+    uint32_t k_max;          /* most columns of any matrix */
 };
 
 /* A weight matrix W [n, k], in the backend's own layout. Y = X W^T. */
@@ -58,6 +65,7 @@ struct ops_load {
         *host_source; /* [rows_count, source_stride] of source_dtype; columns 0 .. k-1 used */
     enum ops_dtype source_dtype;
     uint64_t source_stride; /* elements from row to row */
+    uint32_t stage; /* 1 + number of the stage that holds the source; 0: it lies elsewhere */
 };
 
 /* What all launches over the tokens of a step need to know. Rows of one sequence lie together in
@@ -66,9 +74,9 @@ struct ops_batch {
     uint32_t tokens_count;        /* T */
     const uint32_t *token;        /* [T] ids */
     const uint32_t *position;     /* [T] absolute, from 0 */
-    const uint32_t *seq;          /* [T] row of the page table */
-    const uint32_t *pages;        /* [seqs, pages_stride] page numbers; page i holds positions
-                                     32 i .. 32 i + 31 */
+    const uint32_t *seq;          /* [T] row of the page table; rows of unlike sequences differ */
+    const uint32_t *pages;        /* page i of row s: pages[s * pages_stride + i]; it holds
+                                     positions 32 i .. 32 i + 31 */
     const uint32_t *shared_pages; /* [T] leading pages that row i has in common with row i - 1 (at
                                      most those that both attend to); 0 for row 0 */
     uint32_t pages_stride;
@@ -313,7 +321,9 @@ struct ops_all_gather { /* out[row] = in of rank 0, in of rank 1, ... */
 struct ops_stats {
     uint64_t
         kv_bytes_read; /* by attention, since open: each page that a launch reads, once a read */
-    uint64_t launches_count;
+    uint64_t launches_count; /* those that graphs repeat are not */
+    uint64_t graph_runs_count;
+    uint64_t graphs_bytes; /* of the device's memory, beside what open() took */
 };
 
 /* A backend. Pool, memory and copies first, then one launch for each operation above. */
@@ -329,11 +339,27 @@ struct ops {
     uint64_t (*matrix_bytes)(enum ops_dtype activation, uint32_t n, uint32_t k);
     /* One head of one page of one layer. */
     uint64_t (*kv_page_bytes)(enum ops_dtype activation, uint32_t head_dim);
-    int (*load)(struct ops_device *device, const struct ops_load *load); /* synchronous */
+    /* Memory that load() takes from while the caller goes on: OPS_STAGES pieces of OPS_STAGE_BYTES, side by side.
+     * NULL, like the next two: any memory is as good. */
+    int (*stages_open)(struct ops_device *device, void **ret_stages);
+    void (*stages_close)(struct ops_device *device);
+    /* Until the last load() from the stage has read it. */
+    int (*stage_wait)(struct ops_device *device, uint32_t stage);
+    /* Synchronous, but from a stage. */
+    int (*load)(struct ops_device *device, const struct ops_load *load);
     void (*copy_in)(struct ops_device *device, void *to, const void *host_from, uint64_t bytes);
     void (*copy_out)(struct ops_device *device, void *host_to, const void *from, uint64_t bytes);
     int (*sync)(struct ops_device *device);
     void (*stats)(const struct ops_device *device, struct ops_stats *ret_stats);
+
+    /* Graphs, or NULL, NULL, NULL. What is launched between begin and end (start-up: this allocates) is
+     * recorded under a key below OPS_GRAPHS_MAX, once, and not run; run repeats it, with the arguments as
+     * they were: row counts and pointers stay, what those point at may differ. No copies with the host, no
+     * host_ arguments, no sync() in between. begin: false if the device is broken; run: false, and
+     * nothing is done, if so or where nothing was recorded. With a group, all ranks record the same. */
+    bool (*graph_begin)(struct ops_device *device, uint32_t key);
+    void (*graph_end)(struct ops_device *device);
+    bool (*graph_run)(struct ops_device *device, uint32_t key);
 
     void (*embed)(struct ops_device *device, const struct ops_embed *args);
     void (*norm)(struct ops_device *device, const struct ops_norm *args);

@@ -520,8 +520,8 @@ static int step(struct run *r)
 {
     if (engine_post(r->engine, r->batch, clock_now_ns()) != ENGINE_OK)
         return fail(r, "the engine is busy");
-    while (!engine_next(r->engine, clock_now_ns())) {
-        struct pollfd fd = {.fd = engine_fd(r->engine), .events = POLLIN};
+    while (!engine_next(r->engine, ENGINE_POLICY, clock_now_ns())) {
+        struct pollfd fd = {.fd = engine_fd(r->engine, ENGINE_POLICY), .events = POLLIN};
         (void)poll(&fd, 1, -1); /* interrupted: asked again */
     }
     return 0;

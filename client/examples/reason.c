@@ -36,7 +36,13 @@ static const char *const parameters[DYNASOR_PARAMETER_COUNT] = {"cap",
                                                                 "likeness",
                                                                 "likeness_by",
                                                                 "guided",
-                                                                "scores"};
+                                                                "scores",
+                                                                "batch",
+                                                                "batch_programs",
+                                                                "batch_place",
+                                                                "batch_tokens",
+                                                                "batch_cap",
+                                                                "batch_step"};
 static const char *const answers[DYNASOR_ANSWER_COUNT] = {"default", "math", "boxed",  "choice",
                                                           "number",  "code", "prefix", "text"};
 static const char *const verdicts[DYNASOR_VERDICT_COUNT] = {"settled", "capped", "given up",

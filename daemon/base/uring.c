@@ -72,6 +72,17 @@ int uring_poll_remove(struct uring *u, uint64_t tag)
     return 0;
 }
 
+int uring_read_add(struct uring *u, int fd, uint64_t offset, void *to, uint32_t bytes, uint64_t tag)
+{
+    struct io_uring_sqe *sqe = sqe_take(u);
+    if (!sqe)
+        return -EBUSY;
+    io_uring_prep_read(sqe, fd, to, bytes, offset);
+    io_uring_sqe_set_flags(sqe, IOSQE_ASYNC);
+    io_uring_sqe_set_data64(sqe, tag);
+    return 0;
+}
+
 int uring_submit(struct uring *u)
 {
     if (io_uring_sq_ready(&u->ring) == 0)

@@ -1,4 +1,5 @@
-/* daemon/base/uring.h — what the reactor needs of io_uring: multishot polls and a timed wait.
+/* daemon/base/uring.h — what is used of io_uring: multishot polls and a timed wait for the reactor, reads of
+ * files for who loads models. A ring is for one of the two.
  *
  * One ring, one issuer. Completions are kernel work of this thread (DEFER_TASKRUN): they appear
  * only while it is inside uring_wait() or uring_drain(), never in between, and uring_pending() says
@@ -14,10 +15,13 @@
 
 struct uring;
 
+/* What who cannot do without says before the reason. */
+#define URING_REQUIRED "io_uring is required (kernel.io_uring_disabled, seccomp?): io_uring_setup"
+
 struct uring_event {
     uint64_t tag;
-    int32_t res; /* poll bits, or negative errno */
-    bool last;   /* the poll is over: arm it again if it is still wanted */
+    int32_t res; /* poll bits or bytes read, or negative errno */
+    bool last;   /* the poll is over: arm it again if it is still wanted; a read always is */
 };
 
 /* entries: size of the submission queue; the completion queue is cq_entries and never drops. */
@@ -29,6 +33,12 @@ void uring_free(struct uring *uring);
 int uring_poll_add(struct uring *uring, int fd, uint32_t poll_events, uint64_t tag);
 /* Ends it. No event is reported for the removal; the poll itself may report a last one. */
 int uring_poll_remove(struct uring *uring, uint64_t tag);
+
+/* Asks for bytes of a file from offset on. Its event has how many came, 0 at the file's end. The memory is the
+ * kernel's until then. A kernel thread does the work also where the bytes are in the page cache: copying them
+ * is what takes the time. tag: below 2^63. */
+int uring_read_add(struct uring *uring, int fd, uint64_t offset, void *to, uint32_t bytes,
+                   uint64_t tag);
 
 /* Hands queued requests to the kernel now. */
 int uring_submit(struct uring *uring);

@@ -1,24 +1,39 @@
-/* daemon/engine/backend.h — which backend of kernels/ops.h an engine runs on: the CPU at its best level, or
- * GPUs, one for each rank.
+/* daemon/engine/backend.h — which backend of kernels/ops.h an engine runs on, the CPU at its best level or GPUs,
+ * and which role lies on which of its devices.
+ *
+ * A place is devices that hold roles together. The first has the policy, split over its ranks, and every role that
+ * is not sent elsewhere; each other one is a GPU with the roles that are sent to it, whole. Without GPUs there is
+ * one place.
  *
  * Owns: the locks of its GPUs, until close. Thread: control. Memory: none of its own. Time: without a driver
- * under a millisecond, with one seconds. Fails: -errno with a sentence that names the driver, the GPU or the
- * file; with ENGINE_BACKEND_AUTO never: the CPU is taken, and note says why. */
+ * under a millisecond, with one seconds. Fails: -errno with a sentence that names the option, the driver, the GPU or
+ * the file; with ENGINE_BACKEND_AUTO only where there are GPUs, but not the one that was asked for: otherwise the
+ * CPU is taken, and note says why. */
 #pragma once
 #include "daemon/engine/engine.h"
 #include "kernels/cuda/cuda.h"
 
+struct backend_place {
+    uint32_t gpu; /* of the first rank; meaningless without GPUs */
+    uint32_t ranks_count;
+    uint32_t device_first; /* of the first rank, among the backend's */
+    uint64_t memory_bytes; /* for each rank */
+};
+
 struct backend {
     const struct ops *ops;
-    uint64_t memory_bytes;      /* for each rank */
+    struct backend_place places[ENGINE_ROLE_COUNT];
+    uint32_t places_count;
+    uint32_t place_of[ENGINE_ROLE_COUNT];
     struct cuda_gpus gpus;      /* ops NULL: not on GPUs */
     char note[CUDA_TEXT_BYTES]; /* for the operator: which GPUs, or why none; "": nothing to say */
 };
 
 int backend_open(const struct engine_config *config, char message[ENGINE_MESSAGE_BYTES],
                  struct backend *ret_backend);
-/* The host's memory, shared by ranks_count ranks. */
-struct backend backend_on(const struct ops *ops, uint32_t ranks_count);
+/* For tests: this table, on the host's memory; with the places that GPUs would have. */
+int backend_on(const struct ops *ops, const struct engine_config *config,
+               char message[ENGINE_MESSAGE_BYTES], struct backend *ret_backend);
 void backend_close(struct backend *backend); /* its devices are closed before */
 
 /* What its libraries say of the first failure; "" if they say nothing. */

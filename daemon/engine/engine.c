@@ -100,20 +100,20 @@ int engine_post(struct engine *e, struct engine_batch *batch, uint64_t now_ns)
     ASSERT(batch->tokens_count >= 1 && batch->tokens_count <= e->config.tokens_max);
     ASSERT(batch->role < ENGINE_ROLE_COUNT && e->info[batch->role].present);
     int result = e->impl->post(e, batch, now_ns);
-    e->busy = true; /* with this one or another */
+    e->busy[e->place[batch->role]] = true; /* with this one or another */
     return result;
 }
 
-bool engine_busy(const struct engine *e)
+bool engine_busy(const struct engine *e, enum engine_role role)
 {
-    return e->busy;
+    return e->busy[e->place[role]];
 }
 
-struct engine_batch *engine_next(struct engine *e, uint64_t now_ns)
+struct engine_batch *engine_next(struct engine *e, enum engine_role role, uint64_t now_ns)
 {
-    struct engine_batch *batch = e->impl->next(e, now_ns);
+    struct engine_batch *batch = e->impl->next(e, e->place[role], now_ns);
     if (batch)
-        e->busy = false;
+        e->busy[e->place[role]] = false;
     return batch;
 }
 
@@ -127,7 +127,7 @@ uint64_t engine_due_ns(const struct engine *e)
     return e->impl->due_ns(e);
 }
 
-int engine_fd(const struct engine *e)
+int engine_fd(const struct engine *e, enum engine_role role)
 {
-    return e->impl->fd(e);
+    return e->impl->fd(e, e->place[role]);
 }

@@ -1,7 +1,8 @@
 /* daemon/engine/engine.h — the narrow way into the engine: open, post a batch, next result, close.
  *
- * The engine knows models (one for each role, sharing the device) and a batch of rows of one role.
- * Who asked for a row, and what comes after it, it does not know. One batch is in flight at a time.
+ * The engine knows models, one for each role, and a batch of rows of one role. Who asked for a row, and what
+ * comes after it, it does not know. Roles share the devices of the policy, or have a GPU apart; of the roles that
+ * share devices one batch is in flight at a time.
  * A batch holds numbers and indices only; the engine copies it to the device as it is.
  *
  * Thread: control. Memory: fixed at engine_open() and engine_batch_new(). Time: post and next are
@@ -37,7 +38,9 @@ struct engine_config {
     bool simulate;                            /* no model: sim_* below */
     bool float32; /* activations, matrices and KV in float32, not bf16 */
     enum engine_backend backend;
-    uint32_t device;            /* GPU of rank 0; rank 1 has the next, and so on */
+    uint32_t device; /* GPU of rank 0; rank 1 has the next, and so on */
+    /* 1 + number of the GPU that the whole role is on, apart from the policy's; 0: on the policy's. */
+    uint32_t role_device[ENGINE_ROLE_COUNT];
     const char *lock_directory; /* of the GPUs' lock files: exists, ours */
     uint32_t ranks_count;       /* tensor parallel, in one process: 1, 2 or 4 */
     uint32_t threads_count;     /* CPU threads of all ranks together; 0: all cores */
@@ -127,14 +130,14 @@ void engine_batch_free(struct engine_batch *batch);
 void engine_dot_vector(struct engine *engine, const float *vector);
 
 /* Starts the step; the batch stays the caller's, untouched until engine_next() returns it with its
- * results. ENGINE_E_BUSY: a step is in flight. */
+ * results. ENGINE_E_BUSY: a step is in flight on the role's devices. */
 int engine_post(struct engine *engine, struct engine_batch *batch, uint64_t now_ns);
 
-/* Whether a step is in flight, or its batch is not taken back. */
-bool engine_busy(const struct engine *engine);
+/* Whether a step is in flight on the role's devices, or its batch is not taken back. */
+bool engine_busy(const struct engine *engine, enum engine_role role);
 
-/* The batch whose step is done, or NULL. */
-struct engine_batch *engine_next(struct engine *engine, uint64_t now_ns);
+/* The batch whose step is done on the role's devices, or NULL. */
+struct engine_batch *engine_next(struct engine *engine, enum engine_role role, uint64_t now_ns);
 
 /* What broke, in words; NULL while nothing has. */
 const char *engine_failure(const struct engine *engine);
@@ -143,6 +146,6 @@ const char *engine_failure(const struct engine *engine);
  * it has, UINT64_MAX while a real step runs (engine_fd() tells) or nothing is in flight. */
 uint64_t engine_due_ns(const struct engine *engine);
 
-/* Readable when a step is done, an eventfd that the engine writes and engine_next() empties; -1: the
- * simulated engine. */
-int engine_fd(const struct engine *engine);
+/* Readable when a step is done on the role's devices, an eventfd that the engine writes and engine_next()
+ * empties; -1: the simulated engine. */
+int engine_fd(const struct engine *engine, enum engine_role role);

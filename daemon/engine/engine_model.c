@@ -1,11 +1,13 @@
 /* daemon/engine/engine_model.c — the engine with models: opening them on every rank, and the step.
  *
- * One device a rank, for all roles: their weights lie side by side in its slab, their caches too, and
- * a step's values share one place, because one step runs at a time whichever role it is for. */
+ * Roles lie in places (backend.h). A place has one device a rank, for all its roles: their weights lie side by side
+ * in its slab, their caches too, and a step's values share one part of it, because one step runs at a time whichever
+ * role it is for. Places know nothing of each other: each has its worker and its step. */
 #include "daemon/engine/engine_model.h"
 
 #include <assert.h>
 #include <errno.h>
+#include <poll.h>
 #include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -32,7 +34,30 @@ struct rank {
     struct model models[ENGINE_ROLE_COUNT];
 };
 
+/* Bytes of a rank's slab, of the first rank, which has the most. */
+struct table {
+    uint64_t weights[ENGINE_ROLE_COUNT];
+    uint64_t state[ENGINE_ROLE_COUNT]; /* caches, pools */
+    uint64_t step;                     /* values of one, of whichever role */
+};
+
+struct place {
+    struct engine_model *engine;
+    const struct backend_place *on; /* the backend's */
+    struct ops_group *group;        /* NULL: one rank */
+    struct rank ranks[WORKER_RANKS_MAX];
+    struct worker *worker;
+    struct step step;
+    uint8_t *image;
+    uint64_t image_bytes;
+    uint64_t slab_bytes; /* of one rank */
+    struct table table;
+    bool in_flight;
+    bool records; /* the step is recorded, not run: at start-up */
+};
+
 struct role {
+    struct place *place;
     struct arch arch;
     struct tensors *tensors; /* while opening, like the next */
     struct names *names;
@@ -42,15 +67,9 @@ struct engine_model {
     struct engine base;
     struct backend backend;
     const struct ops *ops; /* the backend's */
-    struct ops_group *group;
-    struct rank ranks[WORKER_RANKS_MAX];
+    struct place places[ENGINE_ROLE_COUNT];
+    uint32_t places_count;
     struct role roles[ENGINE_ROLE_COUNT];
-    struct worker *worker;
-    struct step step;
-    uint8_t *image;
-    uint64_t image_bytes;
-    uint64_t slab_bytes; /* of one rank */
-    bool in_flight;
 };
 
 static struct engine_model *of(const struct engine *e)
@@ -92,48 +111,52 @@ static uint32_t greatest(uint32_t a, uint32_t b)
 
 static void rank_run(void *context, uint32_t rank)
 {
-    struct engine_model *e = context;
-    struct model *m = &e->ranks[rank].models[e->step.batch->role];
-    if (m->kv_pages)
-        forward_run(m, &e->step);
+    struct place *p = context;
+    struct model *m = &p->ranks[rank].models[p->step.batch->role];
+    if (p->records)
+        forward_record(m, &p->step);
+    else if (m->kv_pages)
+        forward_run(m, &p->step);
     else
-        encoder_run(m, &e->step);
-    e->ranks[rank].result = e->ops->sync(m->device);
-    if (rank == 0 && e->ranks[rank].result == 0)
-        forward_results(m, &e->step);
+        encoder_run(m, &p->step);
+    p->ranks[rank].result = m->ops->sync(m->device);
+    if (rank == 0 && p->ranks[rank].result == 0)
+        forward_results(m, &p->step);
 }
 
 /* The first time counts. What the libraries say is better than a number. */
-static void device_broke(struct engine_model *e, uint32_t rank, int result)
+static void device_broke(const struct place *p, uint32_t rank, int result)
 {
+    struct engine_model *e = p->engine;
     char why[CUDA_TEXT_BYTES];
     backend_failure(&e->backend, why);
     if (e->base.failure[0] == '\0')
-        (void)refuse(e->base.failure, result, "the device of rank %u broke: %s", rank,
-                     why[0] ? why : strerror(-result));
+        (void)refuse(e->base.failure, result, "the device of rank %u broke: %s",
+                     p->on->device_first + rank, why[0] ? why : strerror(-result));
 }
 
 /* Of all ranks: one that fails makes the others fail after it. */
-static bool devices_work(struct engine_model *e)
+static bool devices_work(const struct place *p)
 {
-    for (uint32_t r = 0; r < e->base.config.ranks_count; r++)
-        if (e->ranks[r].result)
-            device_broke(e, r, e->ranks[r].result);
-    return e->base.failure[0] == '\0';
+    for (uint32_t r = 0; r < p->on->ranks_count; r++)
+        if (p->ranks[r].result)
+            device_broke(p, r, p->ranks[r].result);
+    return p->engine->base.failure[0] == '\0';
 }
 
 static int post(struct engine_model *e, struct engine_batch *batch, float *all_logits)
 {
-    if (e->in_flight)
+    const struct engine_info *info = &e->base.info[batch->role];
+    struct place *p = e->roles[batch->role].place;
+    if (p->in_flight)
         return ENGINE_E_BUSY;
     for (uint32_t i = 0; i < batch->tokens_count;
          i++) /* what looks them up holds them to nothing */
-        ASSERT(batch->tokens[i] < e->base.info[batch->role].vocabulary);
-    bool paged = e->base.info[batch->role].kv_pages > 0;
-    step_build(&e->step, batch, paged, all_logits);
-    ASSERT(e->step.position_max < e->base.info[batch->role].context_tokens);
-    e->in_flight = true;
-    worker_post(e->worker);
+        ASSERT(batch->tokens[i] < info->vocabulary);
+    step_build(&p->step, batch, info->kv_pages > 0, all_logits);
+    ASSERT(p->step.position_max < info->context_tokens);
+    p->in_flight = true;
+    worker_post(p->worker);
     return ENGINE_OK;
 }
 
@@ -148,14 +171,14 @@ int engine_model_post_logits(struct engine *e, struct engine_batch *batch, float
     return post(of(e), batch, logits);
 }
 
-static struct engine_batch *model_next(struct engine *engine, uint64_t now_ns)
+static struct engine_batch *model_next(struct engine *engine, uint32_t place, uint64_t now_ns)
 {
-    struct engine_model *e = of(engine);
+    struct place *p = &of(engine)->places[place];
     (void)now_ns;
-    if (!e->in_flight || e->base.failure[0] || !worker_take(e->worker) || !devices_work(e))
+    if (!p->in_flight || engine->failure[0] || !worker_take(p->worker) || !devices_work(p))
         return NULL;
-    e->in_flight = false;
-    return e->step.batch;
+    p->in_flight = false;
+    return p->step.batch;
 }
 
 static uint64_t model_due_ns(const struct engine *e)
@@ -164,78 +187,166 @@ static uint64_t model_due_ns(const struct engine *e)
     return UINT64_MAX; /* the descriptor tells */
 }
 
-static int model_fd(const struct engine *e)
+static int model_fd(const struct engine *e, uint32_t place)
 {
-    return worker_fd(of(e)->worker);
+    return worker_fd(of(e)->places[place].worker);
 }
 
 static void model_dot_vector(struct engine *engine, const float *vector)
 {
     struct engine_model *e = of(engine);
-    struct model *m = &e->ranks[0].models[ENGINE_POLICY];
-    ASSERT(!e->in_flight && m->arch);
+    struct place *p = &e->places[0];
+    struct model *m = &p->ranks[0].models[ENGINE_POLICY];
+    ASSERT(!p->in_flight && m->arch);
     e->ops->copy_in(m->device, m->dot_vector, vector, m->arch->hidden * sizeof(float));
     int result = e->ops->sync(m->device); /* the vector is the caller's again */
     if (result)
-        device_broke(e, 0, result);
+        device_broke(p, 0, result);
 }
 
 uint64_t engine_model_kv_bytes_read(const struct engine *engine)
 {
     const struct engine_model *e = of(engine);
     uint64_t bytes = 0;
-    for (uint32_t r = 0; r < e->base.config.ranks_count; r++) {
-        struct ops_stats stats;
-        e->ops->stats(e->ranks[r].device, &stats);
-        bytes += stats.kv_bytes_read;
-    }
+    for (uint32_t i = 0; i < e->places_count; i++)
+        for (uint32_t r = 0; r < e->places[i].on->ranks_count; r++) {
+            struct ops_stats stats;
+            e->ops->stats(e->places[i].ranks[r].device, &stats);
+            bytes += stats.kv_bytes_read;
+        }
     return bytes;
+}
+
+uint64_t engine_model_graph_runs(const struct engine *engine)
+{
+    const struct engine_model *e = of(engine);
+    struct ops_stats stats;
+    e->ops->stats(e->places[0].ranks[0].device, &stats);
+    return stats.graph_runs_count;
+}
+
+void engine_model_pad(struct engine *engine, bool pads)
+{
+    struct engine_model *e = of(engine);
+    ASSERT(!e->places[0].in_flight);
+    step_pad(&e->places[0].step, pads && e->ops->graph_run ? e->base.config.rows_max : 0,
+             e->base.info[ENGINE_POLICY].kv_pages);
+}
+
+/* What recordings take is known once they are made. */
+static void describe_graphs(const struct engine_model *e, char *text, uint32_t bytes)
+{
+    struct ops_stats stats;
+    uint32_t count = 0;
+    text[0] = '\0';
+    while (step_bucket_rows(count, e->places[0].step.pad_rows_max))
+        count++;
+    if (count == 0)
+        return;
+    e->ops->stats(e->places[0].ranks[0].device, &stats);
+    (void)snprintf(text, bytes, "\ngraphs: %u, for steps of up to %u rows, %llu MiB each rank",
+                   count, step_bucket_rows(count - 1, e->places[0].step.pad_rows_max),
+                   (unsigned long long)(stats.graphs_bytes >> 20)); /* fits */
+}
+
+/* A line of words, as far as there is room. */
+struct text {
+    char *to;
+    uint32_t bytes;
+};
+
+__attribute__((format(printf, 2, 3))) static void add(struct text *t, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    int used = vsnprintf(t->to, t->bytes, format, args);
+    va_end(args);
+    uint32_t step = used < 0 ? 0 : least((uint32_t)used, t->bytes - 1);
+    t->to += step;
+    t->bytes -= step;
+}
+
+static const char *const role_names[ENGINE_ROLE_COUNT] = {"policy", "reward", "embed"};
+
+static uint32_t mib(uint64_t bytes)
+{
+    return (uint32_t)((bytes + (1u << 20) - 1) >> 20);
+}
+
+/* How a device's slab is carved. */
+static void describe_place(const struct engine_model *e, const struct place *p, struct text *to)
+{
+    uint32_t ranks = p->on->ranks_count;
+    add(to, "\nmemory of ");
+    if (!e->backend.gpus.ops)
+        add(to, ranks > 1 ? "each of %u ranks" : "the host", ranks);
+    else if (ranks > 1)
+        add(to, "each of GPUs %u to %u", p->on->gpu, p->on->gpu + ranks - 1);
+    else
+        add(to, "GPU %u", p->on->gpu);
+    const char *before = ":";
+    for (uint32_t i = 0; i < ENGINE_ROLE_COUNT; i++) {
+        if (!p->table.weights[i])
+            continue;
+        add(to, "%s %s: weights %u MiB, caches %u MiB", before, role_names[i],
+            mib(p->table.weights[i]), mib(p->table.state[i]));
+        before = ";";
+    }
+    add(to, "; a step's values %u MiB; %u of %u MiB", mib(p->table.step), mib(p->slab_bytes),
+        mib(p->on->memory_bytes));
 }
 
 static void model_describe(const struct engine *engine, char *text, uint32_t bytes)
 {
-    static const char *const names[ENGINE_ROLE_COUNT] = {"policy", "reward", "embed"};
     const struct engine_model *e = of(engine);
-    int used = snprintf(
-        text, bytes, "backend %s, %s, %u threads, %u rank%s, %llu MiB each%s%s", e->ops->name,
+    struct text to = {.to = text, .bytes = bytes};
+    char graphs[128];
+    describe_graphs(e, graphs, sizeof graphs);
+    add(&to, "backend %s, %s, %u threads, %u rank%s%s%s%s", e->ops->name,
         e->base.config.float32 ? "float32" : "bf16", e->base.config.threads_count,
-        e->base.config.ranks_count, e->base.config.ranks_count > 1 ? "s" : "",
-        (unsigned long long)(e->slab_bytes >> 20), e->backend.note[0] ? "\n" : "", e->backend.note);
-    for (uint32_t i = 0; i < ENGINE_ROLE_COUNT && used >= 0 && (uint32_t)used < bytes; i++) {
+        e->base.config.ranks_count, e->base.config.ranks_count > 1 ? "s" : "", graphs,
+        e->backend.note[0] ? "\n" : "", e->backend.note);
+    for (uint32_t i = 0; i < ENGINE_ROLE_COUNT; i++) {
         const struct engine_info *info = &e->base.info[i];
         if (info->present)
-            used += snprintf(text + used, bytes - (uint32_t)used,
-                             "\n%s: %s, %u layers of %u, vocabulary %u, context %u, %u KV pages",
-                             names[i], e->roles[i].arch.name, e->roles[i].arch.layers,
-                             e->roles[i].arch.hidden, info->vocabulary, info->context_tokens,
-                             info->kv_pages);
+            add(&to, "\n%s: %s, %u layers of %u, vocabulary %u, context %u, %u KV pages",
+                role_names[i], e->roles[i].arch.name, e->roles[i].arch.layers,
+                e->roles[i].arch.hidden, info->vocabulary, info->context_tokens, info->kv_pages);
     }
+    for (uint32_t i = 0; i < e->places_count; i++)
+        describe_place(e, &e->places[i], &to);
 }
 
-static void model_close(struct engine *engine)
+static void place_close(struct engine_model *e, struct place *p)
 {
-    struct engine_model *e = of(engine);
-    worker_free(e->worker);
+    worker_free(p->worker);
     for (uint32_t r = 0; r < WORKER_RANKS_MAX; r++) {
         for (uint32_t i = 0; i < ENGINE_ROLE_COUNT; i++) {
-            struct model *m = &e->ranks[r].models[i];
+            struct model *m = &p->ranks[r].models[i];
             weights_free(&m->weights);
             free(m->kv);
             free(m->host_sampled);
             free(m->host_dots);
             free(m->host_scores);
         }
-        if (e->ranks[r].device)
-            e->ops->close(e->ranks[r].device);
+        if (p->ranks[r].device)
+            e->ops->close(p->ranks[r].device);
     }
+    if (p->group)
+        e->ops->group_free(p->group);
+    free(p->image);
+}
+
+static void model_close(struct engine *engine)
+{
+    struct engine_model *e = of(engine);
+    for (uint32_t i = 0; i < ENGINE_ROLE_COUNT; i++)
+        place_close(e, &e->places[i]);
     for (uint32_t i = 0; i < ENGINE_ROLE_COUNT; i++) {
         tensors_close(e->roles[i].tensors);
         free(e->roles[i].names);
     }
-    if (e->group)
-        e->ops->group_free(e->group);
     backend_close(&e->backend);
-    free(e->image);
     free(e);
 }
 
@@ -276,9 +387,10 @@ static int plan_context(struct engine_model *e, enum engine_role role,
                       c->directory[role], c->context_tokens, a->context_tokens);
     if (c->context_tokens)
         context = c->context_tokens;
+    struct place *p = e->roles[role].place;
     uint64_t page_bytes = 0;
-    for (uint32_t r = 0; r < c->ranks_count; r++)
-        page_bytes += forward_page_bytes(&e->ranks[r].models[role]);
+    for (uint32_t r = 0; r < p->on->ranks_count; r++)
+        page_bytes += forward_page_bytes(&p->ranks[r].models[role]);
     uint64_t pages = (role == ENGINE_REWARD ? c->kv_bytes / 4 : c->kv_bytes) / page_bytes;
     pages = pages < OPS_NONE ? pages : OPS_NONE - 1;
     uint64_t needed = c->context_tokens ? (context + OPS_PAGE_TOKENS - 1) / OPS_PAGE_TOKENS : 1;
@@ -293,8 +405,8 @@ static int plan_context(struct engine_model *e, enum engine_role role,
         context = (uint32_t)pages * OPS_PAGE_TOKENS;
     info->context_tokens = context;
     arch_set_context(a, context);
-    for (uint32_t r = 0; r < c->ranks_count; r++)
-        e->ranks[r].models[role].kv_pages = info->kv_pages;
+    for (uint32_t r = 0; r < p->on->ranks_count; r++)
+        p->ranks[r].models[role].kv_pages = info->kv_pages;
     return 0;
 }
 
@@ -335,8 +447,9 @@ static int open_role(struct engine_model *e, enum engine_role role,
     result = result ? result : check_role(e, role, message);
     if (result)
         return result;
-    for (uint32_t r = 0; r < c->ranks_count; r++) {
-        struct model *m = &e->ranks[r].models[role];
+    struct place *p = it->place;
+    for (uint32_t r = 0; r < p->on->ranks_count; r++) {
+        struct model *m = &p->ranks[r].models[role];
         *m = (struct model){.ops = e->ops,
                             .arch = &it->arch,
                             .activation = c->float32 ? OPS_F32 : OPS_BF16,
@@ -347,7 +460,8 @@ static int open_role(struct engine_model *e, enum engine_role role,
                             .head_rows = least(HEAD_ROWS_MAX, c->tokens_max)};
         result = of_folder(
             c->directory[role],
-            weights_init(&m->weights, &it->arch, it->names, r, c->ranks_count, message), message);
+            weights_init(&m->weights, &it->arch, it->names, r, p->on->ranks_count, message),
+            message);
         m->kv = calloc(it->arch.layers, sizeof *m->kv);
         m->host_sampled = calloc(c->rows_max, sizeof *m->host_sampled);
         m->host_dots = calloc(c->rows_max, sizeof *m->host_dots);
@@ -364,29 +478,39 @@ static int open_role(struct engine_model *e, enum engine_role role,
     return plan_context(e, role, message);
 }
 
+static bool holds(const struct place *p, uint32_t rank, uint32_t role)
+{
+    const struct model *m = &p->ranks[rank].models[role];
+    return m->arch && (rank == 0 || !m->arch->encoder);
+}
+
 /* Places every model of a rank; counts only where the slab has no memory. */
-static void place(struct engine_model *e, uint32_t rank, struct slab *slab)
+static void carve(struct place *p, uint32_t rank, struct slab *slab, struct table *ret_table)
 {
     for (uint32_t i = 0; i < ENGINE_ROLE_COUNT; i++) {
-        struct model *m = &e->ranks[rank].models[i];
-        if (!m->arch || (m->arch->encoder && rank != 0))
+        struct model *m = &p->ranks[rank].models[i];
+        uint64_t before = slab->used_bytes;
+        if (!holds(p, rank, i))
             continue;
-        weights_place(&m->weights, e->ops, m->activation, slab);
+        weights_place(&m->weights, m->ops, m->activation, slab);
+        ret_table->weights[i] = slab->used_bytes - before;
         forward_place_state(m, slab);
+        ret_table->state[i] = slab->used_bytes - before - ret_table->weights[i];
     }
     uint64_t begin = slab->used_bytes, end = begin;
     for (uint32_t i = 0; i < ENGINE_ROLE_COUNT; i++) {
-        struct model *m = &e->ranks[rank].models[i];
-        if (!m->arch || (m->arch->encoder && rank != 0))
+        if (!holds(p, rank, i))
             continue;
         slab->used_bytes = begin;
-        forward_place_scratch(m, slab, e->image_bytes);
+        forward_place_scratch(&p->ranks[rank].models[i], slab, p->image_bytes);
         end = end > slab->used_bytes ? end : slab->used_bytes;
     }
     slab->used_bytes = end;
+    ret_table->step = end - begin;
 }
 
-static int plan_memory(struct engine_model *e, char message[ENGINE_MESSAGE_BYTES])
+/* Batches are made for the limits of all roles. */
+static uint64_t image_bytes(const struct engine_model *e)
 {
     const struct engine_config *c = &e->base.config;
     struct step_limits limits = {.rows_max = c->rows_max, .tokens_max = c->tokens_max};
@@ -396,34 +520,91 @@ static int plan_memory(struct engine_model *e, char message[ENGINE_MESSAGE_BYTES
     limits.pages_stride = (limits.history_max + OPS_PAGE_TOKENS - 1) / OPS_PAGE_TOKENS;
     limits.history_max *= ENGINE_HISTORY_CONTEXTS;
     limits.biases_max = c->rows_max * ENGINE_BIASES_OF_ROW;
-    e->image_bytes = step_image_bytes(&limits);
+    return step_image_bytes(&limits);
+}
+
+static int plan_memory(struct engine_model *e, struct place *p, char message[ENGINE_MESSAGE_BYTES])
+{
     struct slab slab = {0};
-    place(e, 0, &slab); /* rank 0 has the most */
-    e->slab_bytes = slab.used_bytes;
-    uint64_t there = e->backend.memory_bytes;
-    if (e->slab_bytes > there)
+    p->image_bytes = image_bytes(e);
+    carve(p, 0, &slab, &p->table); /* rank 0 has the most */
+    p->slab_bytes = slab.used_bytes;
+    if (p->slab_bytes > p->on->memory_bytes)
         return refuse(message, -ENOMEM,
                       "models, KV cache and a step need %llu MiB for each rank, the %s has %llu",
-                      (unsigned long long)(e->slab_bytes >> 20),
-                      e->backend.gpus.ops ? "GPU" : "machine", (unsigned long long)(there >> 20));
-    e->image = aligned_alloc(OPS_ALIGN_BYTES, e->image_bytes);
-    if (!e->image)
-        return refuse(message, -ENOMEM, "no memory for a step of %u tokens", c->tokens_max);
-    step_init(&e->step, e->image, e->image_bytes);
+                      (unsigned long long)(p->slab_bytes >> 20),
+                      e->backend.gpus.ops ? "GPU" : "machine",
+                      (unsigned long long)(p->on->memory_bytes >> 20));
+    p->image = aligned_alloc(OPS_ALIGN_BYTES, p->image_bytes);
+    if (!p->image)
+        return refuse(message, -ENOMEM, "no memory for a step of %u tokens",
+                      e->base.config.tokens_max);
+    step_init(&p->step, p->image, p->image_bytes);
     return 0;
 }
 
-static int open_rank(struct engine_model *e, uint32_t rank, char message[ENGINE_MESSAGE_BYTES])
+static int rank_fails(const struct place *p, uint32_t rank, int result,
+                      char message[ENGINE_MESSAGE_BYTES])
 {
+    char why[CUDA_TEXT_BYTES];
+    backend_failure(&p->engine->backend, why);
+    return result ? refuse(message, result, "rank %u: the device broke: %s",
+                           p->on->device_first + rank, why[0] ? why : strerror(-result))
+                  : 0;
+}
+
+/* A device that breaks while a tensor is loaded: what its libraries say goes behind. Returns result. */
+static int with_reason(const struct place *p, int result, char message[ENGINE_MESSAGE_BYTES])
+{
+    char what[ENGINE_MESSAGE_BYTES], why[CUDA_TEXT_BYTES];
+    backend_failure(&p->engine->backend, why);
+    if (result == 0 || why[0] == '\0')
+        return result;
+    (void)snprintf(what, sizeof what, "%s", message);
+    return refuse(message, result, "%.250s: %s", what, why);
+}
+
+static int load_rank(struct place *p, uint32_t rank, char message[ENGINE_MESSAGE_BYTES])
+{
+    const struct engine_model *e = p->engine;
+    const struct rank *it = &p->ranks[rank];
+    int result = 0;
+    for (uint32_t i = 0; i < ENGINE_ROLE_COUNT && !result; i++) {
+        struct model *m = &p->ranks[rank].models[i];
+        if (!holds(p, rank, i))
+            continue;
+        result = of_folder(e->base.config.directory[i],
+                           weights_load(&m->weights, e->ops, it->device, message), message);
+        if (result == 0 && m->arch->rotary_dim)
+            e->ops->copy_in(it->device, m->inverse_frequency, m->arch->inverse_frequency,
+                            m->arch->rotary_dim / 2 * sizeof(float));
+    }
+    return result ? with_reason(p, result, message)
+                  : rank_fails(p, rank, e->ops->sync(it->device), message);
+}
+
+static uint32_t ranks_count(const struct engine_model *e)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < e->places_count; i++)
+        count += e->places[i].on->ranks_count;
+    return count;
+}
+
+static int open_rank(struct place *p, uint32_t rank, char message[ENGINE_MESSAGE_BYTES])
+{
+    const struct engine_model *e = p->engine;
     const struct engine_config *c = &e->base.config;
-    struct rank *it = &e->ranks[rank];
-    struct ops_config config = {.slab_bytes = e->slab_bytes,
+    struct rank *it = &p->ranks[rank];
+    struct ops_config config = {.slab_bytes = p->slab_bytes,
                                 .activation = c->float32 ? OPS_F32 : OPS_BF16,
                                 .rank = rank,
-                                .threads_count = e->base.config.threads_count / c->ranks_count,
+                                .device_first = p->on->device_first,
+                                .threads_count = c->threads_count / ranks_count(e),
                                 .cpu_first = OPS_NONE,
-                                .group = e->group,
+                                .group = p->group,
                                 .rows_max = c->tokens_max};
+    struct table unused;
     for (uint32_t i = 0; i < ENGINE_ROLE_COUNT; i++) {
         if (!it->models[i].arch)
             continue;
@@ -435,28 +616,24 @@ static int open_rank(struct engine_model *e, uint32_t rank, char message[ENGINE_
     backend_failure(&e->backend, why);
     if (result)
         return refuse(message, result, "%s: no device with %llu MiB for rank %u%s%s", e->ops->name,
-                      (unsigned long long)(e->slab_bytes >> 20), rank, why[0] ? ": " : "", why);
-    struct slab slab = {.base = e->ops->slab(it->device), .bytes = e->slab_bytes};
+                      (unsigned long long)(p->slab_bytes >> 20), p->on->device_first + rank,
+                      why[0] ? ": " : "", why);
+    struct slab slab = {.base = e->ops->slab(it->device), .bytes = p->slab_bytes};
     for (uint32_t i = 0; i < ENGINE_ROLE_COUNT; i++)
         it->models[i].device = it->device;
-    place(e, rank, &slab);
-    for (uint32_t i = 0; i < ENGINE_ROLE_COUNT && !result; i++) {
-        struct model *m = &it->models[i];
-        if (!m->arch || (m->arch->encoder && rank != 0))
-            continue;
-        result = of_folder(c->directory[i], weights_load(&m->weights, e->ops, it->device, message),
-                           message);
-        if (result == 0 && m->arch->rotary_dim)
-            e->ops->copy_in(it->device, m->inverse_frequency, m->arch->inverse_frequency,
-                            m->arch->rotary_dim / 2 * sizeof(float));
-    }
+    carve(p, rank, &slab, &unused);
+    return load_rank(p, rank, message);
+}
+
+static int open_place(struct engine_model *e, struct place *p, char message[ENGINE_MESSAGE_BYTES])
+{
+    uint32_t ranks = p->on->ranks_count;
+    int result = ranks > 1 ? e->ops->group_new(ranks, &p->group) : 0;
     if (result)
-        return result;
-    result = e->ops->sync(it->device);
-    backend_failure(&e->backend, why);
-    return result ? refuse(message, result, "rank %u: the device broke: %s", rank,
-                           why[0] ? why : strerror(-result))
-                  : 0;
+        return refuse(message, result, "no group of %u ranks", ranks);
+    for (uint32_t r = 0; r < ranks && !result; r++)
+        result = open_rank(p, r, message);
+    return result;
 }
 
 /* Those this process may use: a container has fewer than the machine. */
@@ -469,6 +646,55 @@ static uint32_t cores_count(void)
     return count > 0 ? (uint32_t)count : 1;
 }
 
+static void run_empty(struct place *p, struct engine_batch *none, uint32_t bucket)
+{
+    struct pollfd fd = {.fd = worker_fd(p->worker), .events = POLLIN};
+    step_build_empty(&p->step, none, bucket);
+    worker_post(p->worker);
+    while (!worker_take(p->worker))
+        (void)poll(&fd, 1, -1); /* interrupted: asked again; devices have a limit to their work */
+}
+
+/* One step of padding is run first: it has kernels loaded and ranks connected, which a recording cannot. */
+static int record_graphs(struct engine_model *e, char message[ENGINE_MESSAGE_BYTES])
+{
+    struct engine_batch none = {.role = ENGINE_POLICY};
+    uint32_t rows_max = e->base.config.rows_max;
+    if (!e->ops->graph_run || !e->base.info[ENGINE_POLICY].present)
+        return 0;
+    struct place *p = &e->places[0]; /* the policy's */
+    engine_model_pad(&e->base, true);
+    run_empty(p, &none, 0);
+    p->records = true;
+    for (uint32_t i = 0; devices_work(p) && step_bucket_rows(i, rows_max); i++)
+        run_empty(p, &none, i);
+    p->records = false;
+    return devices_work(p) ? 0 : refuse(message, -EIO, "%s", e->base.failure);
+}
+
+static void places_begin(struct engine_model *e)
+{
+    e->places_count = e->backend.places_count;
+    for (uint32_t i = 0; i < e->places_count; i++)
+        e->places[i] = (struct place){.engine = e, .on = &e->backend.places[i]};
+    for (uint32_t i = 0; i < ENGINE_ROLE_COUNT; i++) {
+        e->base.place[i] = e->backend.place_of[i];
+        e->roles[i].place = &e->places[e->backend.place_of[i]];
+    }
+}
+
+/* What is needed only while opening; the directories are the caller's. */
+static void roles_opened(struct engine_model *e)
+{
+    for (uint32_t i = 0; i < ENGINE_ROLE_COUNT; i++) {
+        tensors_close(e->roles[i].tensors);
+        free(e->roles[i].names);
+        e->roles[i].tensors = NULL;
+        e->roles[i].names = NULL;
+        e->base.config.directory[i] = NULL;
+    }
+}
+
 static int open_all(struct engine_model *e, char message[ENGINE_MESSAGE_BYTES])
 {
     struct engine_config *c = &e->base.config;
@@ -476,33 +702,24 @@ static int open_all(struct engine_model *e, char message[ENGINE_MESSAGE_BYTES])
     for (uint32_t i = 0; i < ENGINE_ROLE_COUNT && !result; i++)
         if (c->directory[i])
             result = open_role(e, i, message);
-    result = result ? result : plan_memory(e, message);
-    if (result)
-        return result;
+    for (uint32_t i = 0; i < e->places_count && !result; i++)
+        result = plan_memory(e, &e->places[i], message);
     if (c->threads_count == 0)
         c->threads_count = cores_count();
-    c->threads_count = greatest(c->threads_count, c->ranks_count);
-    if (c->ranks_count > 1 && (result = e->ops->group_new(c->ranks_count, &e->group)) != 0)
-        return refuse(message, result, "no group of %u ranks", c->ranks_count);
-    for (uint32_t r = 0; r < c->ranks_count && !result; r++)
-        result = open_rank(e, r, message);
-    if (result)
-        return result;
+    c->threads_count = greatest(c->threads_count, ranks_count(e));
+    for (uint32_t i = 0; i < e->places_count && !result; i++)
+        result = open_place(e, &e->places[i], message);
     for (uint32_t i = 0; i < ENGINE_ROLE_COUNT && !result; i++)
         if (c->directory[i])
             result =
                 of_folder(c->directory[i], tensors_check(e->roles[i].tensors, message), message);
     if (result)
         return result;
-    for (uint32_t i = 0; i < ENGINE_ROLE_COUNT; i++) {
-        tensors_close(e->roles[i].tensors);
-        free(e->roles[i].names);
-        e->roles[i].tensors = NULL;
-        e->roles[i].names = NULL;
-        c->directory[i] = NULL; /* the caller's */
-    }
-    result = worker_new(c->ranks_count, rank_run, e, &e->worker);
-    return result ? refuse(message, result, "no thread for a rank") : 0;
+    roles_opened(e);
+    for (uint32_t i = 0; i < e->places_count && !result; i++)
+        result =
+            worker_new(e->places[i].on->ranks_count, rank_run, &e->places[i], &e->places[i].worker);
+    return result ? refuse(message, result, "no thread for a rank") : record_graphs(e, message);
 }
 
 static int open_on(const struct engine_config *config, const struct backend *backend,
@@ -526,6 +743,7 @@ static int open_on(const struct engine_config *config, const struct backend *bac
     e->base.config.lock_directory = NULL; /* the caller's */
     e->backend = *backend;
     e->ops = backend->ops;
+    places_begin(e);
     int result = open_all(e, message);
     if (result) {
         model_close(&e->base);
@@ -538,8 +756,10 @@ static int open_on(const struct engine_config *config, const struct backend *bac
 int engine_model_open_on(const struct engine_config *config, const struct ops *ops,
                          char message[ENGINE_MESSAGE_BYTES], struct engine **ret_engine)
 {
-    struct backend backend = backend_on(ops, config->ranks_count);
-    return open_on(config, &backend, message, ret_engine);
+    struct backend backend;
+    int result = check_config(config, message);
+    result = result ? result : backend_on(ops, config, message, &backend);
+    return result ? result : open_on(config, &backend, message, ret_engine);
 }
 
 int engine_model_open(const struct engine_config *config, char message[ENGINE_MESSAGE_BYTES],

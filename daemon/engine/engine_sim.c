@@ -59,9 +59,10 @@ static uint32_t sim_token(const struct ops_sample_row *sampling)
     return (uint8_t)letters[(uint64_t)sampling->random * (sizeof letters - 1) >> 32];
 }
 
-static struct engine_batch *sim_next(struct engine *e, uint64_t now_ns)
+static struct engine_batch *sim_next(struct engine *e, uint32_t place, uint64_t now_ns)
 {
     struct engine_sim *s = of(e);
+    (void)place;
     struct engine_batch *batch = s->batch;
     if (!batch || now_ns < s->due_ns)
         return NULL;
@@ -78,9 +79,9 @@ static uint64_t sim_due_ns(const struct engine *e)
     return of(e)->due_ns;
 }
 
-static int sim_fd(const struct engine *e)
+static int sim_fd(const struct engine *e, uint32_t place)
 {
-    (void)e;
+    (void)e, (void)place;
     return -1;
 }
 

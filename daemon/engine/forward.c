@@ -46,10 +46,11 @@ uint64_t forward_page_bytes(const struct model *m)
 void forward_place_state(struct model *m, struct slab *slab)
 {
     const struct arch *a = m->arch;
-    uint64_t layer_bytes = m->kv_pages ? forward_page_bytes(m) / a->layers * m->kv_pages : 0;
+    uint32_t pages = m->kv_pages + (m->ops->graph_run ? 1 : 0);
+    uint64_t layer_bytes = m->kv_pages ? forward_page_bytes(m) / a->layers * pages : 0;
     for (uint32_t i = 0; m->kv_pages && i < a->layers; i++)
         m->kv[i] = (struct ops_kv){.data = slab_take(slab, layer_bytes),
-                                   .pages_count = m->kv_pages,
+                                   .pages_count = pages,
                                    .kv_heads = m->weights.kv_heads,
                                    .head_dim = a->head_dim};
     uint64_t slots = m->kv_pages ? ENGINE_POOL_SLOTS_MAX : m->rows_max;
@@ -67,13 +68,13 @@ static const uint32_t *at(const struct model *m, uint64_t offset)
 
 static struct ops_batch batch_of(const struct model *m, const struct step *step)
 {
-    return (struct ops_batch){.tokens_count = step->batch->tokens_count,
+    return (struct ops_batch){.tokens_count = step->tokens_count,
                               .token = at(m, step->tokens),
                               .position = at(m, step->positions),
                               .seq = at(m, step->seqs),
-                              .pages = at(m, step->pages),
+                              .pages = at(m, step->lists),
                               .shared_pages = at(m, step->shared_pages),
-                              .pages_stride = step->pages_stride};
+                              .pages_stride = 1};
 }
 
 /* Page copies and poison come first: the host's lists are the batch's own. */
@@ -131,6 +132,8 @@ static void run_attention(struct model *m, const struct step *step, uint32_t lay
     struct scratch *s = &m->scratch;
     struct ops_batch batch = batch_of(m, step);
     uint32_t rows = batch.tokens_count;
+    /* Recorded launches are for all steps of the bucket. */
+    uint32_t position_max = step->bucket == STEP_EAGER ? step->position_max : a->context_tokens - 1;
     run_norm(m, (struct ops_norm){
                     .out = s->h, .in = s->x, .weight = w->attention_norm, .rows_count = rows});
     m->ops->gemm(m->device,
@@ -153,7 +156,7 @@ static void run_attention(struct model *m, const struct step *step, uint32_t lay
                                                          .batch = batch,
                                                          .heads = m->weights.heads,
                                                          .window = a->window[layer],
-                                                         .position_max = step->position_max,
+                                                         .position_max = position_max,
                                                          .scale = a->attention_scale,
                                                          .softcap = a->attention_softcap});
     run_back(m, rows, s->mixed, w->o, w->o_bias, w->attention_after_norm);
@@ -184,7 +187,7 @@ static void run_ffn(struct model *m, uint32_t rows, uint32_t layer)
 static void run_dots(struct model *m, const struct step *step)
 {
     struct scratch *s = &m->scratch;
-    uint32_t rows = step->batch->rows_count;
+    uint32_t rows = step->rows_count;
     m->ops->gather(m->device, &(struct ops_gather){.out = s->sum,
                                                    .in = s->x,
                                                    .row = at(m, step->lasts),
@@ -195,7 +198,6 @@ static void run_dots(struct model *m, const struct step *step)
                                              .vector = m->dot_vector,
                                              .rows_count = rows,
                                              .columns = m->arch->hidden});
-    m->ops->copy_out(m->device, m->host_dots, s->dots, rows * sizeof(float));
 }
 
 /* Logits of tokens_count rows of x, named by token, in scratch.logits. */
@@ -245,14 +247,11 @@ static void run_heads(struct model *m, const struct step *step)
         m->ops->sample(m->device, &(struct ops_sample){.out = s->sampled + i,
                                                        .logits = s->logits,
                                                        .rows = samples + i,
-                                                       .history = at(m, step->history),
-                                                       .bias = (const void *)at(m, step->biases),
+                                                       .history = at(m, step->lists),
+                                                       .bias = (const void *)at(m, step->lists),
                                                        .rows_count = rows,
                                                        .vocabulary = vocabulary});
     }
-    if (m->weights.rank == 0 && step->samples_count)
-        m->ops->copy_out(m->device, m->host_sampled, s->sampled,
-                         step->samples_count * sizeof *s->sampled);
 }
 
 static void run_scores(struct model *m, const struct step *step)
@@ -336,14 +335,12 @@ static void run_pool(struct model *m, const struct step *step)
     forward_pool(m, step, m->scratch.sum);
 }
 
-void forward_run(struct model *m, const struct step *step)
+static void run_launches(struct model *m, const struct step *step)
 {
     const struct arch *a = m->arch;
     struct scratch *s = &m->scratch;
-    uint32_t rows = step->batch->tokens_count;
-    bool reads = m->weights.rank == 0;
-    m->ops->copy_in(m->device, s->image, step->image, step->image_bytes);
-    run_pages(m, step);
+    uint32_t rows = step->tokens_count;
+    bool reads = m->weights.rank == 0, padded = step->bucket != STEP_EAGER;
     m->ops->embed(m->device, &(struct ops_embed){.out = s->x,
                                                  .table = m->weights.embedding,
                                                  .token = at(m, step->tokens),
@@ -361,13 +358,44 @@ void forward_run(struct model *m, const struct step *step)
     for (uint32_t layer = 0; layer < a->layers; layer++) {
         run_attention(m, step, layer);
         run_ffn(m, rows, layer);
-        if (reads && step->dots && (int32_t)layer == m->dot_layer)
+        if (reads && (step->dots || padded) && (int32_t)layer == m->dot_layer)
             run_dots(m, step);
     }
     if (reads && step->pools)
         run_pool(m, step);
     run_scores(m, step);
     run_heads(m, step);
+}
+
+/* What every decode step may have; the other copies stand behind their launches. */
+static void copy_results(struct model *m, const struct step *step)
+{
+    const struct engine_batch *b = step->batch;
+    uint64_t samples = step->bucket == STEP_EAGER ? step->samples_count : b->rows_count;
+    if (m->weights.rank != 0)
+        return;
+    if (step->dots && m->dot_layer >= 0)
+        m->ops->copy_out(m->device, m->host_dots, m->scratch.dots, b->rows_count * sizeof(float));
+    if (samples)
+        m->ops->copy_out(m->device, m->host_sampled, m->scratch.sampled,
+                         samples * sizeof *m->scratch.sampled);
+}
+
+void forward_run(struct model *m, const struct step *step)
+{
+    m->ops->copy_in(m->device, m->scratch.image, step->image, step->image_bytes);
+    run_pages(m, step);
+    if (step->bucket == STEP_EAGER || !m->ops->graph_run(m->device, step->bucket))
+        run_launches(m, step);
+    copy_results(m, step);
+}
+
+void forward_record(struct model *m, const struct step *step)
+{
+    if (!m->ops->graph_begin(m->device, step->bucket))
+        return;
+    run_launches(m, step);
+    m->ops->graph_end(m->device);
 }
 
 static float sigmoid(float x)

@@ -2,6 +2,8 @@
  *
  * A step is a list of launches in order; nothing waits between them. Every rank runs the same list,
  * because sums are joined across ranks on the way; what is read off the result is read on rank 0.
+ * The list of a padded step (step.h) is the same for its whole bucket: where the device has recorded
+ * it, it is repeated from there.
  *
  * Thread: the rank's, between post and take of the worker; otherwise control. Memory: carved from the
  * device's slab, and host results, at start-up. Fails: never; a broken device shows in sync(). */
@@ -58,13 +60,16 @@ struct model { /* on one rank */
     float *host_scores;               /* [outputs max, tokens_max] */
 };
 
-/* Places scratch, caches and pools of a model whose plain members are set; weights are separate. */
+/* Places scratch, caches and pools of a model whose plain members are set; weights are separate. Where
+ * launches can be recorded, a cache has one page more than kv_pages: padding rows use that. */
 void forward_place_scratch(struct model *model, struct slab *slab, uint64_t image_bytes);
 void forward_place_state(struct model *model, struct slab *slab);
 uint64_t forward_page_bytes(const struct model *model); /* of one KV page, all layers, this rank */
 
 /* Launches the step and the copies of its results; encoder.c's twin is for encoders. */
 void forward_run(struct model *model, const struct step *step);
+/* Records the launches of a padded step, if the device can; runs none. At start-up. */
+void forward_record(struct model *model, const struct step *step);
 void encoder_run(struct model *model, const struct step *step);
 
 /* Rank 0, after sync(): from the host's copies to the batch's arrays. */

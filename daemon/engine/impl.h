@@ -13,16 +13,17 @@ struct engine_impl {
     void (*describe)(const struct engine *engine, char *text, uint32_t bytes);
     void (*dot_vector)(struct engine *engine, const float *vector);
     int (*post)(struct engine *engine, struct engine_batch *batch, uint64_t now_ns);
-    struct engine_batch *(*next)(struct engine *engine, uint64_t now_ns);
+    struct engine_batch *(*next)(struct engine *engine, uint32_t place, uint64_t now_ns);
     uint64_t (*due_ns)(const struct engine *engine);
-    int (*fd)(const struct engine *engine);
+    int (*fd)(const struct engine *engine, uint32_t place);
 };
 
 struct engine { /* the first member of each kind's own struct */
     const struct engine_impl *impl;
     struct engine_config config; /* pointers are not kept */
     struct engine_info info[ENGINE_ROLE_COUNT];
-    bool busy;                          /* kept by engine.c */
+    uint32_t place[ENGINE_ROLE_COUNT];  /* roles of one number share devices and turns */
+    bool busy[ENGINE_ROLE_COUNT];       /* of a place; kept by engine.c */
     char failure[ENGINE_MESSAGE_BYTES]; /* "" while no device broke */
 };
 

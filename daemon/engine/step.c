@@ -1,5 +1,6 @@
 #include "daemon/engine/step.h"
 
+#include <assert.h>
 #include <string.h>
 
 #include "daemon/base/assert.h"
@@ -16,7 +17,7 @@ uint64_t step_image_bytes(const struct step_limits *l)
     return 9 * of_tokens   /* tokens, positions, seqs, shared, pools, segments, zeros */
            + 2 * of_tokens /* heads (tests want every position) and scores */
            + of_rows       /* lasts */
-           + padded((uint64_t)l->rows_max * l->pages_stride * sizeof(uint32_t)) /* pages */
+           + padded(((uint64_t)l->rows_max * l->pages_stride + 1) * sizeof(uint32_t)) /* pages */
            + padded((uint64_t)l->rows_max * sizeof(struct ops_sample_row)) +
            padded((uint64_t)l->history_max * sizeof(uint32_t)) +
            padded((uint64_t)l->biases_max * sizeof(struct ops_bias)) + OPS_ALIGN_BYTES;
@@ -52,23 +53,66 @@ static uint32_t least(uint32_t a, uint32_t b)
     return a < b ? a : b;
 }
 
-/* Positions, sequence numbers and shared pages of every token. */
+/* ---- buckets -------------------------------------------------------------------------------- */
+
+/* Never more than 31 rows of padding: as many places as a page has beside the first. */
+static const uint32_t buckets[] = {1,  2,  4,  8,   16,  24,  32,  40,  48, 56,
+                                   64, 80, 96, 112, 128, 160, 192, 224, 256};
+
+#define BUCKETS_COUNT (sizeof buckets / sizeof *buckets)
+
+static_assert(BUCKETS_COUNT <= OPS_GRAPHS_MAX, "a bucket is a key of ops.h");
+
+uint32_t step_bucket_rows(uint32_t bucket, uint32_t rows_max)
+{
+    if (bucket >= BUCKETS_COUNT || (bucket && buckets[bucket - 1] >= rows_max))
+        return 0;
+    return least(buckets[bucket], rows_max);
+}
+
+void step_pad(struct step *s, uint32_t rows_max, uint32_t page)
+{
+    s->pad_rows_max = rows_max;
+    s->pad_page = page;
+}
+
+/* Steps that read anything else off the hidden states are launched as they come. */
+static uint32_t bucket_of(const struct step *s)
+{
+    const struct engine_batch *b = s->batch;
+    uint32_t bucket = 0, rows;
+    if (b->role != ENGINE_POLICY || b->tokens_count != b->rows_count || s->all_logits)
+        return STEP_EAGER;
+    for (uint32_t r = 0; r < b->rows_count; r++)
+        if (!(b->rows[r].want & ENGINE_WANT_TOKEN) || (b->rows[r].want & ENGINE_WANT_POOL))
+            return STEP_EAGER;
+    while ((rows = step_bucket_rows(bucket, s->pad_rows_max)) != 0 && rows < b->rows_count)
+        bucket++;
+    return rows ? bucket : STEP_EAGER;
+}
+
+/* ---- parts of the image --------------------------------------------------------------------- */
+
+/* Positions and shared pages of every token, and where its row's pages begin. */
 static void put_places(struct step *s)
 {
     const struct engine_batch *b = s->batch;
-    uint64_t bytes = (uint64_t)b->tokens_count * sizeof(uint32_t);
-    put(s, b->tokens, bytes, &s->tokens);
+    uint64_t bytes = (uint64_t)s->tokens_count * sizeof(uint32_t);
+    uint32_t *token = take(s, bytes, &s->tokens);
     uint32_t *position = take(s, bytes, &s->positions);
     uint32_t *seq = take(s, bytes, &s->seqs);
     uint32_t *shared = take(s, bytes, &s->shared_pages);
     uint32_t at = 0, before = 0; /* before: pages that the token before attends to */
-    for (uint32_t r = 0; r < b->rows_count; r++) {
+    uint32_t list = s->bucket != STEP_EAGER;
+    if (b->tokens_count)
+        memcpy(token, b->tokens, b->tokens_count * sizeof(uint32_t));
+    for (uint32_t r = 0; r < b->rows_count; r++, list += before) {
         const struct engine_row *row = &b->rows[r];
         ASSERT(row->tokens_count >= 1 && row->tokens_first == at);
         for (uint32_t i = 0; i < row->tokens_count; i++, at++) {
             uint32_t now = pages_of(row->position + i + 1);
             position[at] = row->position + i;
-            seq[at] = r;
+            seq[at] = list;
             shared[at] = least(i ? before : row->shared_pages, least(before, now));
             before = now;
         }
@@ -76,25 +120,19 @@ static void put_places(struct step *s)
             s->position_max = position[at - 1];
     }
     ASSERT(at == b->tokens_count);
-}
-
-static void put_pages(struct step *s)
-{
-    const struct engine_batch *b = s->batch;
-    s->pages_stride = pages_of(s->position_max + 1);
-    ASSERT(s->pages_stride <= b->pages_stride);
-    uint64_t bytes = (uint64_t)s->pages_stride * sizeof(uint32_t);
-    uint8_t *to = take(s, bytes * b->rows_count, &s->pages);
-    for (uint32_t r = 0; r < b->rows_count; r++)
-        memcpy(to + r * bytes, b->pages + (uint64_t)r * b->pages_stride, bytes);
+    for (uint32_t i = 0; at < s->tokens_count; i++, at++) {
+        token[at] = seq[at] = shared[at] = 0;
+        position[at] =
+            1 + i % (OPS_PAGE_TOKENS - 1); /* not the first, which would clear the page */
+    }
 }
 
 /* What is read off the hidden states, and where. */
 static void put_heads(struct step *s)
 {
     const struct engine_batch *b = s->batch;
-    uint32_t *last = take(s, b->rows_count * sizeof(uint32_t), &s->lasts);
-    uint64_t heads_max = s->all_logits ? b->tokens_count : b->rows_count;
+    uint32_t *last = take(s, s->rows_count * sizeof(uint32_t), &s->lasts);
+    uint64_t heads_max = s->all_logits ? b->tokens_count : s->rows_count;
     uint32_t *head = take(s, heads_max * sizeof(uint32_t), &s->heads);
     for (uint32_t r = 0; r < b->rows_count; r++) {
         const struct engine_row *row = &b->rows[r];
@@ -104,6 +142,8 @@ static void put_heads(struct step *s)
         if (!s->all_logits && (row->want & ENGINE_WANT_TOKEN))
             head[s->heads_count++] = last[r];
     }
+    for (uint32_t r = b->rows_count; r < s->rows_count; r++)
+        head[s->heads_count++] = last[r] = r;
     s->samples_count = s->heads_count;
     for (uint32_t t = 0; s->all_logits && t < b->tokens_count; t++)
         head[s->heads_count++] = t;
@@ -113,20 +153,6 @@ static void put_heads(struct step *s)
     for (uint32_t t = 0; t < b->tokens_count; t++)
         if (b->score[t])
             score[s->scores_count++] = t;
-}
-
-static void put_sampling(struct step *s)
-{
-    const struct engine_batch *b = s->batch;
-    if (!s->samples_count)
-        return;
-    struct ops_sample_row *sample =
-        take(s, s->samples_count * sizeof(struct ops_sample_row), &s->samples);
-    for (uint32_t r = 0; r < b->rows_count; r++)
-        if (b->rows[r].want & ENGINE_WANT_TOKEN)
-            *sample++ = b->rows[r].sampling;
-    put(s, b->history, b->history_count * sizeof(uint32_t), &s->history);
-    put(s, b->biases, b->biases_count * sizeof(struct ops_bias), &s->biases);
 }
 
 /* An encoder pools every row into the slot of its number. */
@@ -167,18 +193,86 @@ static void put_segments(struct step *s)
     }
 }
 
-void step_build(struct step *s, struct engine_batch *batch, bool paged, float *all_logits)
+/* What padding rows draw with does not matter, but that it is quick. */
+static struct ops_sample_row *put_samples(struct step *s)
+{
+    const struct engine_batch *b = s->batch;
+    const struct ops_sample_row greedy = {.top_p = 1, .repetition = 1, .forced_token = OPS_NONE};
+    struct ops_sample_row *sample =
+        take(s, s->samples_count * sizeof(struct ops_sample_row), &s->samples);
+    uint32_t at = 0;
+    for (uint32_t r = 0; s->samples_count && r < b->rows_count; r++)
+        if (b->rows[r].want & ENGINE_WANT_TOKEN)
+            sample[at++] = b->rows[r].sampling;
+    while (at < s->samples_count)
+        sample[at++] = greedy;
+    return sample;
+}
+
+/* Of any length, so they come last. The table's rows have as many pages as they are long. */
+static void put_lists(struct step *s, struct ops_sample_row *samples)
+{
+    const struct engine_batch *b = s->batch;
+    uint32_t count = s->bucket != STEP_EAGER;
+    uint64_t history, biases;
+    for (uint32_t r = 0; r < b->rows_count; r++)
+        count += pages_of(b->rows[r].position + b->rows[r].tokens_count);
+    uint32_t *to = take(s, count * sizeof(uint32_t), &s->lists);
+    if (s->bucket != STEP_EAGER)
+        *to++ = s->pad_page;
+    for (uint32_t r = 0; r < b->rows_count; r++) {
+        uint32_t pages = pages_of(b->rows[r].position + b->rows[r].tokens_count);
+        ASSERT(pages <= b->pages_stride);
+        memcpy(to, b->pages + (uint64_t)r * b->pages_stride, pages * sizeof(uint32_t));
+        to += pages;
+    }
+    if (!s->samples_count)
+        return;
+    put(s, b->history, b->history_count * sizeof(uint32_t), &history);
+    put(s, b->biases, b->biases_count * sizeof(struct ops_bias), &biases);
+    for (uint32_t i = 0; i < s->samples_count; i++) {
+        samples[i].history_first += (uint32_t)((history - s->lists) / sizeof(uint32_t));
+        samples[i].bias_first += (uint32_t)((biases - s->lists) / sizeof(struct ops_bias));
+    }
+}
+
+static void step_clear(struct step *s, struct engine_batch *batch, float *all_logits)
 {
     *s = (struct step){.batch = batch,
                        .all_logits = all_logits,
                        .image = s->image,
-                       .image_max_bytes = s->image_max_bytes};
+                       .image_max_bytes = s->image_max_bytes,
+                       .pad_rows_max = s->pad_rows_max,
+                       .pad_page = s->pad_page,
+                       .bucket = STEP_EAGER,
+                       .rows_count = batch->rows_count,
+                       .tokens_count = batch->tokens_count};
+}
+
+static void put_all(struct step *s, bool paged)
+{
+    if (s->bucket != STEP_EAGER)
+        s->rows_count = s->tokens_count = step_bucket_rows(s->bucket, s->pad_rows_max);
     put_places(s);
     put_heads(s);
-    put_sampling(s);
+    struct ops_sample_row *samples = put_samples(s);
     put_pools(s, paged);
     if (paged)
-        put_pages(s);
+        put_lists(s, samples);
     else
         put_segments(s);
+}
+
+void step_build(struct step *s, struct engine_batch *batch, bool paged, float *all_logits)
+{
+    step_clear(s, batch, all_logits);
+    s->bucket = bucket_of(s);
+    put_all(s, paged);
+}
+
+void step_build_empty(struct step *s, struct engine_batch *batch, uint32_t bucket)
+{
+    step_clear(s, batch, NULL);
+    s->bucket = bucket;
+    put_all(s, true);
 }

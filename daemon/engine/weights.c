@@ -1,10 +1,15 @@
 #include "daemon/engine/weights.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <math.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "daemon/base/uring.h"
+#include "daemon/engine/reader.h"
 
 /* ---- the split ------------------------------------------------------------------------------ */
 
@@ -129,18 +134,40 @@ void weights_place(struct weights *w, const struct ops *ops, enum ops_dtype acti
 
 /* ---- loading -------------------------------------------------------------------------------- */
 
-#define READ_ROWS 128u /* of a matrix at once: whole tiles, and about a megabyte */
+/* What is read at once: rows of a matrix or elements of a vector. */
+struct piece {
+    const struct tensor *tensor;
+    uint64_t first; /* in the tensor's bytes, like the next */
+    uint32_t bytes;
+    uint32_t rows_count;      /* 0: a vector */
+    struct ops_matrix matrix; /* of a matrix, like the next two */
+    uint32_t row_first;
+    uint64_t column;
+    float *to; /* of a vector, like the next */
+    float plus;
+};
 
+#define TILE_ROWS 32u
+#define VECTOR_MAX 65536u /* elements of a vector at once */
+static_assert(OPS_STAGES == READER_STAGES, "one for the other");
+static_assert(VECTOR_MAX * sizeof(float) <= OPS_STAGE_BYTES, "it is read into a stage");
+
+/* The same code for every model lists what is read first; then it is read in that order, several pieces ahead
+ * of the device. */
 struct loader {
     const struct weights *w;
     const struct ops *ops;
     struct ops_device *device;
-    uint8_t *bytes; /* as they lie in the file */
-    uint64_t bytes_max;
-    float *row; /* one vector on its way */
-    uint64_t row_count;
-    int result; /* the first that failed */
-    const char *failed_name;
+    struct piece *pieces;
+    uint64_t pieces_count;
+    uint64_t pieces_max;
+    uint8_t *stages; /* [OPS_STAGES, OPS_STAGE_BYTES] */
+    bool stages_ours;
+    struct reader *reader;
+    float *row; /* [VECTOR_MAX] a vector on its way */
+    int result; /* the first that failed, and what it was: */
+    const char *failed;
+    const struct tensor *failed_tensor; /* NULL: none was to blame */
 };
 
 static float half_to_float(uint16_t half)
@@ -175,35 +202,50 @@ static float element(const uint8_t *data, enum tensor_dtype dtype, uint64_t idx)
     return value;
 }
 
-static void load_failed(struct loader *l, int result, const char *name)
+static void load_failed(struct loader *l, int result, const char *what, const struct tensor *t)
 {
     if (result && !l->result) {
         l->result = result;
-        l->failed_name = name;
+        l->failed = what;
+        l->failed_tensor = t;
     }
 }
 
-/* Elements of a tensor, to l->row. */
-static void read_vector(struct loader *l, const struct tensor *t, uint64_t first, uint64_t count)
+/* ---- the list ---- */
+
+static void piece_add(struct loader *l, const struct piece *piece)
 {
-    uint64_t unit = stored[t->dtype].bytes;
-    ASSERT(count <= l->row_count && count * unit <= l->bytes_max);
-    load_failed(l, tensors_read(t, first * unit, l->bytes, count * unit), t->name);
-    for (uint64_t i = 0; i < count && !l->result; i++)
-        l->row[i] = element(l->bytes, t->dtype, i);
+    if (l->pieces_count == l->pieces_max && !l->result) {
+        uint64_t max = l->pieces_max ? 2 * l->pieces_max : 1024;
+        struct piece *more = realloc(l->pieces, max * sizeof *more);
+        if (!more) {
+            load_failed(l, -ENOMEM, "no memory for the list of what is to be read", NULL);
+            return;
+        }
+        l->pieces = more;
+        l->pieces_max = max;
+    }
+    if (!l->result)
+        l->pieces[l->pieces_count++] = *piece;
 }
 
 /* count elements from source_first to to[to_first ...]; to NULL: this rank has no such vector. */
 static void load_vector(struct loader *l, float *to, uint64_t to_first, const struct tensor *t,
                         uint64_t source_first, uint64_t count, float plus)
 {
-    if (!to || !t || l->result)
+    if (!to || !t)
         return;
-    read_vector(l, t, source_first, count);
-    for (uint64_t i = 0; i < count; i++)
-        l->row[i] += plus;
-    l->ops->copy_in(l->device, to + to_first, l->row, count * sizeof(float));
-    load_failed(l, l->ops->sync(l->device), t->name); /* the row is used again */
+    uint64_t unit = stored[t->dtype].bytes;
+    ASSERT((source_first + count) * unit <= t->bytes);
+    for (uint64_t done = 0; done < count;) {
+        uint64_t left = count - done, part = left < VECTOR_MAX ? left : VECTOR_MAX;
+        piece_add(l, &(struct piece){.tensor = t,
+                                     .first = (source_first + done) * unit,
+                                     .bytes = (uint32_t)(part * unit),
+                                     .to = to + to_first + done,
+                                     .plus = plus});
+        done += part;
+    }
 }
 
 /* A part of a checkpoint's matrix. */
@@ -214,26 +256,27 @@ struct part {
     uint64_t column;
 };
 
+/* Whole tiles of the CPU's layout at a time. */
 static void load_part(struct loader *l, struct ops_matrix matrix, uint32_t row_first,
                       struct part part)
 {
     const struct tensor *t = part.tensor;
     ASSERT(t && t->dims_count == 2 && part.row + part.rows_count <= t->dims[0] &&
            part.column + matrix.k <= t->dims[1]);
-    uint64_t unit = stored[t->dtype].bytes, row_bytes = t->dims[1] * unit;
-    ASSERT(READ_ROWS * row_bytes <= l->bytes_max);
+    uint64_t row_bytes = t->dims[1] * stored[t->dtype].bytes, most = OPS_STAGE_BYTES / row_bytes;
+    if (most == 0)
+        load_failed(l, -EINVAL, "a row is longer than 4 MiB", t);
+    most = most > TILE_ROWS ? most / TILE_ROWS * TILE_ROWS : most;
     for (uint32_t done = 0; done < part.rows_count && !l->result;) {
-        uint32_t left = part.rows_count - done, rows = left < READ_ROWS ? left : READ_ROWS;
-        load_failed(l, tensors_read(t, (part.row + done) * row_bytes, l->bytes, rows * row_bytes),
-                    t->name);
-        const struct ops_load load = {.matrix = matrix,
-                                      .row_first = row_first + done,
-                                      .rows_count = rows,
-                                      .host_source = l->bytes + part.column * unit,
-                                      .source_dtype = stored[t->dtype].type,
-                                      .source_stride = t->dims[1]};
-        load_failed(l, l->result ? 0 : l->ops->load(l->device, &load), t->name);
-        done += rows;
+        uint64_t left = part.rows_count - done, rows = left < most ? left : most;
+        piece_add(l, &(struct piece){.tensor = t,
+                                     .first = (part.row + done) * row_bytes,
+                                     .bytes = (uint32_t)(rows * row_bytes),
+                                     .rows_count = (uint32_t)rows,
+                                     .matrix = matrix,
+                                     .row_first = row_first + done,
+                                     .column = part.column});
+        done += (uint32_t)rows;
     }
 }
 
@@ -354,12 +397,99 @@ static void load_globals(struct loader *l)
                     a->hidden, 0);
 }
 
-/* Of the widest tensor, as it lies in the file. */
-static uint64_t columns_max(const struct arch *a)
+/* ---- reading it ---- */
+
+static void vector_arrived(struct loader *l, const struct piece *p, const uint8_t *stage)
 {
-    uint64_t mixed = (uint64_t)a->heads * a->head_dim, columns = a->hidden;
-    columns = mixed > columns ? mixed : columns;
-    return a->inner > columns ? a->inner : columns;
+    uint64_t count = p->bytes / stored[p->tensor->dtype].bytes;
+    for (uint64_t i = 0; i < count; i++)
+        l->row[i] = element(stage, p->tensor->dtype, i) + p->plus;
+    l->ops->copy_in(l->device, p->to, l->row, count * sizeof(float));
+    load_failed(l, l->ops->sync(l->device), NULL, p->tensor); /* the row is used again */
+}
+
+static void rows_arrived(struct loader *l, const struct piece *p, uint32_t stage)
+{
+    const struct tensor *t = p->tensor;
+    const struct ops_load load = {.matrix = p->matrix,
+                                  .row_first = p->row_first,
+                                  .rows_count = p->rows_count,
+                                  .host_source = l->stages + (uint64_t)stage * OPS_STAGE_BYTES +
+                                                 p->column * stored[t->dtype].bytes,
+                                  .source_dtype = stored[t->dtype].type,
+                                  .source_stride = t->dims[1],
+                                  .stage = 1 + stage};
+    load_failed(l, l->ops->load(l->device, &load), NULL, t);
+}
+
+static void piece_ask(struct loader *l, uint64_t idx)
+{
+    const struct piece *p = &l->pieces[idx];
+    uint32_t stage = (uint32_t)(idx % OPS_STAGES);
+    if (l->ops->stage_wait)
+        load_failed(l, l->ops->stage_wait(l->device, stage), NULL, p->tensor);
+    if (!l->result)
+        reader_ask(l->reader, stage, p->tensor->fd, p->tensor->offset + p->first,
+                   l->stages + (uint64_t)stage * OPS_STAGE_BYTES, p->bytes);
+}
+
+/* One stage is left to the device: it takes from there what was handed to it last. */
+static void pieces_load(struct loader *l)
+{
+    uint64_t asked = 0;
+    for (uint64_t i = 0; i < l->pieces_count && !l->result; i++) {
+        const struct piece *p = &l->pieces[i];
+        uint32_t stage = (uint32_t)(i % OPS_STAGES);
+        for (; asked < l->pieces_count && asked - i < OPS_STAGES - 1 && !l->result; asked++)
+            piece_ask(l, asked);
+        int read = l->result ? 0 : reader_wait(l->reader, stage);
+        load_failed(l, read, read == -ENODATA ? "the file ends in it" : NULL, p->tensor);
+        if (!l->result && p->rows_count)
+            rows_arrived(l, p, stage);
+        else if (!l->result)
+            vector_arrived(l, p, l->stages + (uint64_t)stage * OPS_STAGE_BYTES);
+    }
+}
+
+static void loader_open(struct loader *l)
+{
+    void *stages = NULL;
+    l->stages_ours = !l->ops->stages_open;
+    if (l->stages_ours) {
+        stages = aligned_alloc(4096, (size_t)OPS_STAGES * OPS_STAGE_BYTES);
+        load_failed(l, stages ? 0 : -ENOMEM, "no memory to load it", NULL);
+    } else {
+        load_failed(l, l->ops->stages_open(l->device, &stages), "pinned memory to load it", NULL);
+    }
+    l->stages = stages;
+    l->row = calloc(VECTOR_MAX, sizeof *l->row);
+    load_failed(l, l->row ? 0 : -ENOMEM, "no memory to load it", NULL);
+    load_failed(l, l->result ? 0 : reader_new(&l->reader), URING_REQUIRED, NULL);
+}
+
+/* Nothing takes from the stages or fills them any more when they are given back. */
+static void loader_close(struct loader *l)
+{
+    reader_free(l->reader);
+    load_failed(l, l->ops->sync(l->device), "the device", NULL);
+    if (l->stages_ours)
+        free(l->stages);
+    else
+        l->ops->stages_close(l->device);
+    free(l->row);
+    free(l->pieces);
+}
+
+static int loader_result(const struct loader *l, char message[ARCH_MESSAGE_BYTES])
+{
+    const struct tensor *t = l->failed_tensor;
+    const char *why = l->failed ? l->failed : strerror(-l->result);
+    if (l->result && t)
+        (void)snprintf(message, ARCH_MESSAGE_BYTES, "%s: %s: loading it: %s", t->file, t->name,
+                       why);
+    else if (l->result)
+        (void)snprintf(message, ARCH_MESSAGE_BYTES, "%s: %s", why, strerror(-l->result));
+    return l->result;
 }
 
 int weights_load(struct weights *w, const struct ops *ops, struct ops_device *device,
@@ -367,29 +497,20 @@ int weights_load(struct weights *w, const struct ops *ops, struct ops_device *de
 {
     const struct arch *a = w->arch;
     struct loader l = {.w = w, .ops = ops, .device = device};
-    l.row_count = columns_max(a);
-    l.row = calloc(l.row_count, sizeof *l.row);
-    l.bytes_max = l.row_count * READ_ROWS * sizeof(float);
-    l.bytes = malloc(l.bytes_max);
-    if (!l.row || !l.bytes) {
-        free(l.row);
-        free(l.bytes);
-        (void)snprintf(message, ARCH_MESSAGE_BYTES, "no memory to load %s", a->name);
-        return -ENOMEM;
-    }
     load_globals(&l);
-    for (uint32_t i = 0; i < a->layers && !l.result; i++)
+    for (uint32_t i = 0; i < a->layers; i++)
         load_layer(&l, i);
+    loader_open(&l);
+    pieces_load(&l);
+    loader_close(&l);
     const struct tensor *bias = names_tensor(w->names, NAMES_READOUT_BIAS, 0);
-    if (bias && !l.result)
-        read_vector(&l, bias, 0, a->outputs);
-    for (uint32_t i = 0; bias && i < a->outputs; i++)
-        w->readout_bias[i] = l.row[i];
-    free(l.row);
-    free(l.bytes);
+    uint8_t bytes[WEIGHTS_OUTPUTS_MAX * sizeof(float)];
+    if (bias && !l.result) {
+        ASSERT(bias->bytes <= sizeof bytes);
+        load_failed(&l, tensors_read(bias, 0, bytes, bias->bytes), NULL, bias);
+        for (uint32_t i = 0; i < a->outputs; i++)
+            w->readout_bias[i] = element(bytes, bias->dtype, i);
+    }
     w->names = NULL;
-    if (l.result)
-        (void)snprintf(message, ARCH_MESSAGE_BYTES, "%s: loading it: %s", l.failed_name,
-                       strerror(-l.result));
-    return l.result;
+    return loader_result(&l, message);
 }

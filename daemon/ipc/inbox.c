@@ -21,6 +21,7 @@ struct intake { /* a submission on its way in */
     struct wire_parts parts;
     struct program_setting settings[DYNASOR_PARAMETERS_MAX];
     struct answer_rule answer;
+    bool restarted;
 };
 
 static void limits_of(const struct ipc *ipc, const struct peer *p, struct wire_limits *limits)
@@ -165,11 +166,13 @@ static struct program_spec spec_of(const struct peer *p, struct intake *in)
         .algorithm = submit->algorithm,
         .streams = submit->streams,
         .max_tokens = submit->max_tokens,
+        .client = (uint64_t)p->generation << 32 | p->slot,
         .tenant = p->uid,
         .prompt = in->prompt,
         .prompt_bytes = in->prompt_bytes,
         .prompt_is_tokens = submit->flags & WIRE_SUBMIT_PROMPT_TOKENS,
         .chat = in->spec.flags & WIRE_SPEC_CHAT,
+        .restarted = in->restarted,
         .sampling = sampling_of(in),
         .resume_tokens = in->spec.resume_tokens,
         .resume_text_bytes = in->spec.resume_text_bytes,
@@ -413,8 +416,10 @@ uint16_t inbox_rerun(struct ipc *ipc, struct peer *p, uint32_t index)
     struct region_program *entry = region_program(p->d2c, &p->geometry, index);
     union wire_record record;
     memcpy(record.word, entry->submit_word, sizeof record.word);
-    struct intake in = {
-        .submit = &record.submit, .submit_pos = entry->submit_pos, .lane_index = entry->lane};
+    struct intake in = {.submit = &record.submit,
+                        .submit_pos = entry->submit_pos,
+                        .lane_index = entry->lane,
+                        .restarted = entry->state == DYNASOR_STATE_RUNNING};
     if (record.op != WIRE_OP_SUBMIT || record.submit.index != index ||
         entry->lane >= p->geometry.lanes_count)
         return DYNASOR_E_INVALID;

@@ -179,8 +179,7 @@ int ipc_new(const struct ipc_config *config, struct programs *programs, struct i
     int r =
         uring_new(URING_ENTRIES, config->clients_max * FDS_PER_CLIENT + URING_ENTRIES, &ipc->uring);
     if (r < 0) {
-        (void)fail(message, message_bytes,
-                   "io_uring is required (kernel.io_uring_disabled, seccomp?): io_uring_setup", r);
+        (void)fail(message, message_bytes, URING_REQUIRED, r);
         ipc_stop(ipc, false);
         ipc_free(ipc);
         return r;

@@ -55,8 +55,10 @@ static int open_shard(struct tensors *t, int directory_fd, uint32_t idx,
         (void)message_refuse(message, result, "%s: %s", name, strerror(-result));
     result = result ? result : safetensors_read(name, head, file->size, message, table);
     free(head);
-    for (uint32_t i = 0; i < table->count && !result; i++)
+    for (uint32_t i = 0; i < table->count && !result; i++) {
         table->list[i].fd = file->fd;
+        table->list[i].file = name;
+    }
     return result ? result : file_unchanged(file, name, message);
 }
 

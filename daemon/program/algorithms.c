@@ -112,9 +112,18 @@ bool algorithm_decide(struct run *run, uint32_t first, uint32_t knob_done, uint3
     ballot_view(run_ballot(run), first, &view);
     struct policy_decision decision = policy_decide(run_policy(run), &view);
     run_report(run, &decision.seen, knob_done);
-    if (decision.verdict == POLICY_CONTINUE && knob_done < knob_cap) {
-        *ret_knob = decision.knob < knob_cap ? decision.knob : knob_cap;
+    uint32_t grant = run_grant(run) < knob_cap ? run_grant(run) : knob_cap;
+    bool goes_on = decision.verdict == POLICY_CONTINUE && knob_done < knob_cap;
+    if (goes_on && knob_done < grant) {
+        *ret_knob = decision.knob < grant ? decision.knob : grant;
         return true;
+    }
+    if (goes_on && !policy_is_certain(run_policy(run), knob_done, &decision.seen)) {
+        if (run_grant(run) > 0)
+            run_wait(run);
+        else
+            algorithm_finish(run, RUN_CAPPED);
+        return false;
     }
     algorithm_finish(run, decision.verdict == POLICY_GIVEN_UP ? RUN_GIVEN_UP
                           : knob_done < knob_cap              ? RUN_SETTLED

@@ -30,7 +30,7 @@ bool algorithm_is_leaf(struct run *run, uint32_t branch);
 double algorithm_weight(const struct run *run, uint32_t branch);
 
 /* Asks the policy about the answers from first on, at this knob. True: go on up to *ret_knob, which is
- * above it; false: the run has been finished. */
+ * above it; false: the run has been finished, or waits for its batch. */
 bool algorithm_decide(struct run *run, uint32_t first, uint32_t knob_done, uint32_t knob_cap,
                       uint32_t *ret_knob);
 /* Finishes with the ballot's winner by DYNASOR_PARAMETER_VOTE. */

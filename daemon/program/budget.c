@@ -17,6 +17,16 @@ static uint32_t next_member(const struct budget_member *members, uint32_t count,
     return found;
 }
 
+void budget_report(struct budget_member *member, uint32_t knob_done, uint64_t tokens,
+                   const struct certaindex *seen)
+{
+    uint64_t cost = knob_done ? (tokens + knob_done - 1) / knob_done : 1;
+    bool known = (seen->known & 1u << CERTAINDEX_CERTAINTY) != 0;
+    member->knob_done = knob_done;
+    member->cost = cost ? cost : 1;
+    member->priority = known ? seen->value[CERTAINDEX_CERTAINTY] : 0;
+}
+
 uint64_t budget_round(const struct budget *budget, struct budget_member *members, uint32_t count,
                       uint32_t step)
 {

@@ -11,6 +11,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "daemon/program/certaindex.h"
+
 struct budget_member {
     uint64_t cost;       /* of one step, in the total's unit; above 0 */
     uint32_t knob_done;  /* in steps of the program's own knob */
@@ -24,6 +26,11 @@ struct budget {
     uint64_t total; /* for instance members * cap * cost */
     uint64_t spent; /* by all members up to their knob_done; the caller's to keep */
 };
+
+/* What a member has shown when it has used its grant: a step costs what its steps did so far, and who is
+ * closest to agreement comes first. */
+void budget_report(struct budget_member *member, uint32_t knob_done, uint64_t tokens,
+                   const struct certaindex *seen);
 
 /* Grants up to `step` more knob to each unsettled member, by priority, while the total lasts; whole
  * steps of 1, and the last member may get a part. Returns what was granted in all, in the total's

@@ -26,13 +26,13 @@ struct state {
     uint32_t at; /* whose actions are being made; RUN_NONE: the root */
     uint32_t iterations;
     uint32_t knob; /* granted */
+    bool expands;  /* actions are being made */
 };
 _Static_assert(sizeof(struct state) <= RUN_STATE_BYTES, "");
 
 static uint32_t branches_max(const struct parameters *p)
 {
-    return parameter_whole(p, DYNASOR_PARAMETER_CAP) * algorithm_depth(p) *
-           parameter_whole(p, DYNASOR_PARAMETER_WIDTH);
+    return parameters_cap(p) * algorithm_depth(p) * parameter_whole(p, DYNASOR_PARAMETER_WIDTH);
 }
 
 double mcts_priority(double value, double prior, uint32_t visits, uint32_t parent_visits,
@@ -63,6 +63,7 @@ static void expand(struct run *run, struct state *state, uint32_t branch)
     edge->child_first = run_branches_count(run);
     edge->child_count = (uint16_t)parameter_whole(p, DYNASOR_PARAMETER_WIDTH);
     state->at = branch;
+    state->expands = true;
     for (uint32_t i = 0; i < edge->child_count; i++)
         (void)run_branch(run, &(struct branch_args){
                                   .parent = branch,
@@ -166,7 +167,7 @@ static void back_up(struct run *run, uint32_t leaf)
 /* Goes down from the root until actions have to be made, or the policy says that it is enough. */
 static void iterate(struct run *run, struct state *state)
 {
-    uint32_t cap = parameter_whole(run_parameters(run), DYNASOR_PARAMETER_CAP);
+    uint32_t cap = parameters_cap(run_parameters(run));
     for (;;) {
         if (state->iterations == state->knob &&
             !algorithm_decide(run, 0, state->iterations, cap, &state->knob))
@@ -192,8 +193,9 @@ static void iterate(struct run *run, struct state *state)
 static void next(struct run *run)
 {
     struct state *state = run_state(run);
-    if (run_branches_count(run) > 0)
+    if (state->expands)
         expanded(run, state);
+    state->expands = false;
     iterate(run, state);
 }
 

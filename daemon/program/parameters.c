@@ -9,6 +9,10 @@
 #define PROBED (BIT(COT) | BIT(SC_COT))
 #define VOTES (BIT(SC) | BIT(REBASE) | BIT(MCTS) | BIT(COT) | BIT(BEST_OF_N) | BIT(BEAM))
 #define TREES (BIT(REBASE) | BIT(MCTS) | BIT(BEAM))
+#define BATCHED (BIT(SC) | BIT(SC_COT) | BIT(REBASE) | BIT(MCTS) | BIT(BEST_OF_N))
+#define CAP_MAX 1024u
+#define NUMBERS_MAX 4294967295.0
+#define TOTAL_MAX 1e12
 
 /* The default of an algorithm that is not listed is the first one. */
 static const struct {
@@ -26,7 +30,7 @@ static const struct {
                                BIT(SC) | BIT(SC_COT) | BIT(REBASE) | BIT(MCTS) | BIT(BEST_OF_N) |
                                    BIT(CUSTOM),
                                1,
-                               1024,
+                               CAP_MAX,
                                true,
                                {{BIT(SC) | BIT(SC_COT) | BIT(CUSTOM), 20},
                                 {BIT(REBASE), 128},
@@ -67,6 +71,14 @@ static const struct {
     [DYNASOR_PARAMETER_GUIDED] = {"guided", BIT(COT), 0, 2, true, {{BIT(COT), 0}}},
     [DYNASOR_PARAMETER_SCORES] = {"scores", BIT(CUSTOM), 0, 1, true, {{0}}},
     [DYNASOR_PARAMETER_LIKENESS_BY] = {"likeness_by", VOTES, 0, 1, true, {{0}}},
+    [DYNASOR_PARAMETER_BATCH] = {"batch", BATCHED, 0, NUMBERS_MAX, true, {{0}}},
+    [DYNASOR_PARAMETER_BATCH_PROGRAMS] =
+        {"batch_programs", BATCHED, 1, DYNASOR_PROGRAMS_MAX, true, {{0}}},
+    [DYNASOR_PARAMETER_BATCH_PLACE] =
+        {"batch_place", BATCHED, 0, DYNASOR_PROGRAMS_MAX - 1, true, {{0}}},
+    [DYNASOR_PARAMETER_BATCH_TOKENS] = {"batch_tokens", BATCHED, 1, TOTAL_MAX, true, {{0}}},
+    [DYNASOR_PARAMETER_BATCH_CAP] = {"batch_cap", BATCHED, 0, CAP_MAX, true, {{0}}},
+    [DYNASOR_PARAMETER_BATCH_STEP] = {"batch_step", BATCHED, 1, CAP_MAX, true, {{BATCHED, 1}}},
 };
 
 bool parameter_range(uint32_t algorithm, uint32_t parameter, struct parameter_range *ret_range)
@@ -103,4 +115,15 @@ bool parameter_set(struct parameters *parameters, uint32_t parameter, double val
         return false;
     parameters->value[parameter] = value;
     return true;
+}
+
+uint32_t parameters_cap(const struct parameters *p)
+{
+    uint32_t cap = parameter_whole(p, DYNASOR_PARAMETER_CAP);
+    uint32_t raised = parameter_whole(p, DYNASOR_PARAMETER_BATCH_CAP);
+    if (!parameters_batched(p))
+        return cap;
+    if (raised == 0)
+        raised = 2 * cap < CAP_MAX ? 2 * cap : CAP_MAX;
+    return raised;
 }

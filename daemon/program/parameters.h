@@ -39,3 +39,10 @@ static inline uint32_t parameter_whole(const struct parameters *parameters, uint
 {
     return (uint32_t)parameters->value[parameter];
 }
+
+static inline bool parameters_batched(const struct parameters *parameters)
+{
+    return parameters->value[DYNASOR_PARAMETER_BATCH] > 0;
+}
+/* The knob at most: cap, or what a batch may raise it to. */
+uint32_t parameters_cap(const struct parameters *parameters);

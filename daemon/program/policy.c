@@ -365,6 +365,13 @@ struct policy_decision policy_decide(const struct policy_options *options,
     return decision;
 }
 
+bool policy_is_certain(const struct policy_options *options, uint32_t knob,
+                       const struct certaindex *seen)
+{
+    bool by_thresholds = options->kind == POLICY_STATIC || options->kind == POLICY_K_STEP;
+    return by_thresholds && is_certain(options, knob, seen);
+}
+
 struct policy_decision policy_decide_chain(const struct policy_options *options,
                                            const struct policy_view *view)
 {

@@ -138,6 +138,11 @@ struct policy_decision {
 struct policy_decision policy_decide(const struct policy_options *options,
                                      const struct policy_view *view);
 
+/* Whether the thresholds of the policy, if it has any, call a program settled at this knob, be it one at which
+ * it would be read or not: in a batch, one that has used its grant is read there. */
+bool policy_is_certain(const struct policy_options *options, uint32_t knob,
+                       const struct certaindex *seen);
+
 /* The same of one chain among others, by the probe section alone, whatever the kind. */
 struct policy_decision policy_decide_chain(const struct policy_options *options,
                                            const struct policy_view *view);

@@ -7,6 +7,7 @@
 
 #include "daemon/base/assert.h"
 #include "daemon/program/algorithms.h"
+#include "daemon/program/batches.h"
 #include "daemon/program/custom.h"
 #include "daemon/program/encode.h"
 #include "daemon/text/codec.h"
@@ -18,6 +19,7 @@ struct program {
     TAILQ_ENTRY(program) queue; /* in waiting, while QUEUED; in driven, while CUSTOM and running */
     uint64_t active_ns;         /* driven: when it last did something */
     bool news;
+    bool gathers;     /* QUEUED, and in no queue: its batch is not complete */
     struct run *run;  /* NULL while QUEUED and once it has ended */
     uint32_t told;    /* tokens of its path that were said */
     uint32_t profile; /* slot, or PROFILES_NONE: spec.policy */
@@ -44,6 +46,7 @@ struct programs {
     struct program_list waiting; /* oldest first */
     struct program_list driven;  /* CUSTOM ones that run, the longest idle first */
     struct customs *customs;
+    struct batches *batches;
     uint64_t now_ns; /* of the last poll */
     bool no_room;    /* the oldest one's prompt is ready, the scheduler was full */
     struct programs_stats stats;
@@ -97,6 +100,8 @@ int programs_new(const struct programs_config *config, struct programs **ret_pro
     if (r == 0)
         r = customs_new(config->programs_max, config->codec, &ps->customs);
     if (r == 0)
+        r = batches_new(config->programs_max, config->branches_max, &ps->batches);
+    if (r == 0)
         r = runs_new(
             &(struct runs_config){.runs_max = config->programs_max,
                                   .branches_max = config->branches_max,
@@ -126,6 +131,7 @@ void programs_free(struct programs *ps)
     runs_free(ps->runs);
     encode_free(ps->encode);
     customs_free(ps->customs);
+    batches_free(ps->batches);
     free(ps->all);
     free(ps);
 }
@@ -155,10 +161,8 @@ void programs_text_stop(struct programs *ps)
 
 void programs_fds(const struct programs *ps, int ret_fds[PROGRAMS_FDS])
 {
-    int fds[RUNS_FDS];
-    runs_fds(ps->runs, fds);
-    ret_fds[0] = fds[0];
-    ret_fds[1] = ps->encode ? encode_fd(ps->encode) : -1;
+    runs_fds(ps->runs, ret_fds);
+    ret_fds[RUNS_FDS] = ps->encode ? encode_fd(ps->encode) : -1;
 }
 
 static void news_add(struct programs *ps, struct program *p)
@@ -223,17 +227,19 @@ static struct program_refusal check_parameters(const struct programs *ps,
             return refusal(DYNASOR_E_INVALID, DYNASOR_FIELD_PROFILE, 0, spec->profile_bytes);
     }
     const struct algorithm *algorithm = algorithm_get(spec->algorithm);
-    if (algorithm->branches_max(parameters) > ps->config.branches_max)
+    uint32_t branches = algorithm->branches_max(parameters);
+    if (branches > ps->config.branches_max)
         return refusal(DYNASOR_E_INVALID, DYNASOR_FIELD_BRANCHES, ps->config.branches_max,
-                       algorithm->branches_max(parameters));
-    return refusal(DYNASOR_OK, DYNASOR_FIELD_NONE, 0, 0);
+                       branches);
+    return batches_check(ps->batches, spec->client, parameters, branches);
 }
 
-/* Apart: most programs set nothing, and need no copy. */
+/* Apart: a SINGLE program mostly sets nothing, and needs no copy. */
 __attribute__((noinline)) static struct program_refusal check_settings(
     const struct programs *ps, const struct program_spec *spec)
 {
     struct parameters parameters = ps->defaults[spec->algorithm];
+    parameters.max_tokens = spec->max_tokens; /* a tree is as deep as it has tokens */
     for (uint32_t i = 0; i < spec->settings_count; i++)
         if (!parameter_set(&parameters, spec->settings[i].parameter, spec->settings[i].value))
             return refusal_of_setting(spec->algorithm, &spec->settings[i]);
@@ -247,7 +253,7 @@ struct program_refusal program_check(const struct programs *ps, const struct pro
     bool forks = spec->algorithm != DYNASOR_ALGORITHM_SINGLE;
     if ((forks && !ps->encode) || (algorithm->wants_reward && !ps->config.reward))
         return refusal(DYNASOR_E_UNSUPPORTED, DYNASOR_FIELD_ALGORITHM, 0, spec->algorithm);
-    if (spec->settings_count > 0)
+    if (forks || spec->settings_count > 0)
         return check_settings(ps, spec);
     return check_parameters(ps, spec, &ps->defaults[spec->algorithm]);
 }
@@ -284,6 +290,22 @@ static void settle_choices(const struct programs *ps, struct program *p,
     ASSERT(p->profile != PROFILES_NONE || spec->policy);
 }
 
+/* The last one to come lets all of them stand in the queue, one behind the other. */
+static void batch_join(struct programs *ps, struct program *p)
+{
+    uint32_t handle = (uint32_t)(p - ps->all), other = PROGRAM_NONE;
+    const struct batch_comer comer = {.program = handle,
+                                      .client = p->spec.client,
+                                      .parameters = &p->parameters,
+                                      .restarted = p->spec.restarted};
+    if (!batches_come(ps->batches, &comer, ps->now_ns))
+        return;
+    while ((other = batches_member(ps->batches, handle, other)) != PROGRAM_NONE) {
+        ps->all[other].gathers = false;
+        TAILQ_INSERT_TAIL(&ps->waiting, &ps->all[other], queue);
+    }
+}
+
 uint32_t program_submit(struct programs *ps, const struct program_spec *spec)
 {
     struct program *p = TAILQ_FIRST(&ps->free);
@@ -311,9 +333,13 @@ uint32_t program_submit(struct programs *ps, const struct program_spec *spec)
     codec_stream_init(&p->text, ps->config.codec, spec->sampling.stops, spec->sampling.stops_bytes,
                       spec->sampling.stop_include);
     view_init(&p->view, spec->streams);
-    TAILQ_INSERT_TAIL(&ps->waiting, p, queue);
     ps->stats.active_count++;
     ps->stats.queued_count++;
+    p->gathers = parameters_batched(&p->parameters);
+    if (p->gathers)
+        batch_join(ps, p);
+    else
+        TAILQ_INSERT_TAIL(&ps->waiting, p, queue);
     return (uint32_t)(p - ps->all);
 }
 
@@ -327,13 +353,22 @@ static void unpause(struct programs *ps, struct program *p)
 
 static void unqueue(struct programs *ps, struct program *p)
 {
+    ps->stats.queued_count--;
+    if (p->gathers)
+        return;
     if (p == TAILQ_FIRST(&ps->waiting)) { /* only the oldest is being tokenized */
         ps->no_room = false;
         if (ps->encode)
             encode_forget(ps->encode);
     }
     TAILQ_REMOVE(&ps->waiting, p, queue);
-    ps->stats.queued_count--;
+}
+
+/* Decoded, probed and read by the reward model: what a program is charged. */
+static uint64_t tokens_of(const struct run *run)
+{
+    const struct run_cost *cost = run_cost(run);
+    return cost->decoded_tokens + cost->probe_tokens + cost->reward_tokens;
 }
 
 static bool driven(const struct program *p)
@@ -349,8 +384,16 @@ static void active(struct programs *ps, struct program *p)
     TAILQ_INSERT_TAIL(&ps->driven, p, queue);
 }
 
+/* What it has spent is known, be it told or not. */
+static void batch_leave(struct programs *ps, struct program *p)
+{
+    if (parameters_batched(&p->parameters))
+        batches_leave(ps->batches, (uint32_t)(p - ps->all), p->run ? tokens_of(p->run) : 0);
+}
+
 static void finish(struct programs *ps, struct program *p, uint32_t state, uint32_t status)
 {
+    batch_leave(ps, p);
     if (p->run) {
         if (driven(p))
             TAILQ_REMOVE(&ps->driven, p, queue);
@@ -499,6 +542,8 @@ static bool admit_first(struct programs *ps, struct program *p)
         p->active_ns = ps->now_ns;
         TAILQ_INSERT_TAIL(&ps->driven, p, queue);
     }
+    if (parameters_batched(&p->parameters))
+        news_add(ps, p); /* that it is RUNNING is known after a restart */
     return true;
 }
 
@@ -647,16 +692,43 @@ static void idle_end(struct programs *ps)
     }
 }
 
+/* ---- batches --------------------------------------------------------------------------------- */
+
+static void batch_wait(struct programs *ps, const struct program *p)
+{
+    const struct run_result *result = run_result(p->run);
+    batches_wait(ps->batches, (uint32_t)(p - ps->all), result->knob, tokens_of(p->run),
+                 &result->seen);
+}
+
+static uint32_t batches_go_on(struct programs *ps)
+{
+    struct batch_order order;
+    enum dynasor_status status;
+    uint32_t handle, work = 0;
+    for (; batches_next(ps->batches, &order); work++)
+        run_go_on(ps->all[order.program].run, order.knob);
+    while ((handle = batches_stuck(ps->batches, ps->now_ns, ps->config.idle_ns, &status)) !=
+           PROGRAM_NONE)
+        program_end(ps, handle, DYNASOR_STATE_FAILED, status);
+    return work;
+}
+
 uint32_t programs_poll(struct programs *ps, uint64_t now_ns)
 {
     ps->now_ns = now_ns;
-    uint32_t user, work = admit(ps); /* before the next step is posted */
+    uint32_t user, work = batches_go_on(ps);
     struct run *run;
+    work += admit(ps); /* before the next step is posted */
     work += runs_poll(ps->runs, now_ns);
     while ((run = runs_news(ps->runs, &user))) {
         struct program *p = &ps->all[user];
         ASSERT(p->run == run && !terminal(p));
-        if (run_result(run)->end == RUN_NUMERIC)
+        if (run_result(run)->end != RUN_GOES_ON)
+            batch_leave(ps, p);
+        if (run_waits(run))
+            batch_wait(ps, p);
+        else if (run_result(run)->end == RUN_NUMERIC)
             finish(ps, p, DYNASOR_STATE_FAILED, DYNASOR_E_NUMERIC);
         else if (driven(p) && run_result(run)->end == RUN_GOES_ON)
             notes_add(ps, p);
@@ -709,7 +781,9 @@ uint64_t programs_due_ns(const struct programs *ps)
     const struct program *idle = TAILQ_FIRST(&ps->driven);
     uint64_t due_ns = runs_due_ns(ps->runs);
     uint64_t idle_ns = idle ? idle->active_ns + ps->config.idle_ns : UINT64_MAX;
-    return due_ns < idle_ns ? due_ns : idle_ns;
+    uint64_t batch_ns = batches_due_ns(ps->batches, ps->config.idle_ns);
+    due_ns = due_ns < idle_ns ? due_ns : idle_ns;
+    return due_ns < batch_ns ? due_ns : batch_ns;
 }
 
 void programs_stats(const struct programs *ps, struct programs_stats *ret_stats)

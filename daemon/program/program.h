@@ -59,6 +59,7 @@ struct program_spec {
     struct program_sampling sampling;
     const uint8_t *prompt; /* kept until program_free(), unless it is short; tokens: aligned */
     uint64_t seed;
+    uint64_t client;    /* whose numbers of batches these are */
     uint32_t tenant;    /* whose earlier prompts this one may share KV with */
     uint32_t algorithm; /* enum dynasor_algorithm */
     uint32_t streams;   /* enum dynasor_stream */
@@ -74,6 +75,7 @@ struct program_spec {
         *policy; /* instead of a profile, kept until program_free(), or NULL */
     uint32_t prompt_bytes;
     bool prompt_is_tokens;      /* uint32_t ids, otherwise UTF-8 text */
+    bool restarted;             /* it had begun, in a daemon that is gone */
     bool chat;                  /* the text is a user's message for the chat template */
     uint32_t resume_tokens;     /* stream positions below are not reported */
     uint64_t resume_text_bytes; /* likewise */
@@ -109,7 +111,8 @@ struct program_view {
     uint8_t text[PROGRAM_BUFFER_BYTES];
 };
 
-/* One that decodes nothing and is told nothing for so long ends FAILED/TIMEOUT: it holds its branches. */
+/* One that decodes nothing and is told nothing for so long ends FAILED/TIMEOUT: it holds its branches. So
+ * do the members of a batch of which no other has come for so long. */
 #define PROGRAM_IDLE_NS 60000000000ull
 
 struct programs_config {
@@ -121,7 +124,7 @@ struct programs_config {
     struct sched *policy;
     struct sched *reward;      /* NULL: no reward model */
     uint32_t step_tag;         /* token behind each step that it scores; 0: none */
-    uint64_t idle_ns;          /* of CUSTOM programs; 0: PROGRAM_IDLE_NS */
+    uint64_t idle_ns;          /* of CUSTOM programs and batches; 0: PROGRAM_IDLE_NS */
     struct observer *observer; /* notes every answer (observe.h); NULL: none */
     struct embed *embed;       /* NULL: no embed model */
     const struct codec *embed_codec;
@@ -135,7 +138,7 @@ void programs_free(struct programs *programs);
 void programs_text_run(struct programs *programs);
 void programs_text_stop(struct programs *programs);
 /* Descriptors that become readable when programs_poll() has something to do. */
-#define PROGRAMS_FDS 2u
+#define PROGRAMS_FDS 4u
 void programs_fds(const struct programs *programs, int ret_fds[PROGRAMS_FDS]); /* -1: none */
 
 /* Whether this daemon can run it. Otherwise what is wrong: status and field, got, of least .. max;

@@ -12,19 +12,15 @@ struct state {
     uint32_t depth;
     uint32_t width_left; /* leaves that the tree may still get */
     uint32_t knob;       /* granted */
+    bool grows;          /* the tree has not all its leaves */
 };
 _Static_assert(sizeof(struct state) <= RUN_STATE_BYTES, "");
 
 #define WIDTH_MAX 1024u
 
-static uint32_t cap_of(const struct parameters *parameters)
-{
-    return parameter_whole(parameters, DYNASOR_PARAMETER_CAP);
-}
-
 static uint32_t branches_max(const struct parameters *parameters)
 {
-    return cap_of(parameters) * algorithm_depth(parameters);
+    return parameters_cap(parameters) * algorithm_depth(parameters);
 }
 
 static void child(struct run *run, uint32_t parent)
@@ -60,6 +56,7 @@ static void tree(struct run *run, struct state *state, uint32_t width)
     state->level_first = run_branches_count(run);
     state->depth = 1;
     state->width_left = width;
+    state->grows = true;
     for (uint32_t i = 0; i < width; i++)
         child(run, RUN_NONE);
 }
@@ -116,9 +113,10 @@ static void next(struct run *run)
 {
     struct state *state = run_state(run);
     uint32_t done = state->knob;
-    if (run_branches_count(run) > 0 && level(run, state))
+    if (state->grows && level(run, state))
         return;
-    if (algorithm_decide(run, 0, done, cap_of(run_parameters(run)), &state->knob))
+    state->grows = false;
+    if (algorithm_decide(run, 0, done, parameters_cap(run_parameters(run)), &state->knob))
         tree(run, state, state->knob - done);
 }
 

@@ -371,6 +371,16 @@ const struct policy_options *run_policy(const struct run *r)
     return r->args.policy;
 }
 
+uint32_t run_grant(const struct run *r)
+{
+    return r->grant;
+}
+
+bool run_waits(const struct run *r)
+{
+    return r->waits;
+}
+
 void *run_state(struct run *r)
 {
     return r->state;
@@ -491,6 +501,7 @@ static void run_begin(struct runs *rs, struct run *r, const struct run_args *arg
                    ? r->few
                    : rs->node_numbers + (size_t)(r - rs->all) * row_numbers(&rs->config);
     r->result.branch = r->result.answer = RUN_NONE;
+    r->grant = parameter_whole(&args->parameters, DYNASOR_PARAMETER_CAP);
     if (args->parameters.algorithm != DYNASOR_ALGORITHM_SINGLE) { /* which votes on nothing */
         ballot_init(&r->ballot, &rs->ballots, (uint32_t)(r - rs->all));
         ballot_init(&r->asked, &rs->ballots, rs->config.runs_max + (uint32_t)(r - rs->all));
@@ -603,8 +614,23 @@ const struct run_result *run_result(const struct run *r)
 static void decide(struct run *r)
 {
     while (r->pending == 0 && r->roots_pending == 0 && r->result.end == RUN_GOES_ON &&
-           r->nodes_count > 0 && r->args.algorithm->next)
+           r->nodes_count > 0 && r->args.algorithm->next && !r->waits)
         r->args.algorithm->next(r);
+}
+
+void run_wait(struct run *r)
+{
+    ASSERT(r->pending == 0 && r->result.end == RUN_GOES_ON);
+    r->waits = true;
+    news_add(r);
+}
+
+void run_go_on(struct run *r, uint32_t knob)
+{
+    ASSERT(r->waits && (knob == 0 || knob > r->grant));
+    r->waits = false;
+    r->grant = knob;
+    decide(r);
 }
 
 static void stop_decoding(struct node *n, enum branch_state state)
@@ -902,5 +928,10 @@ bool runs_have_vectors(const struct runs *rs)
 void runs_fds(const struct runs *rs, int ret_fds[RUNS_FDS])
 {
     ret_fds[0] = sched_fd(rs->config.policy);
-    ret_fds[1] = -1; /* all models share the engine's */
+    ret_fds[1] = rs->config.reward ? sched_fd(rs->config.reward) : -1;
+    ret_fds[2] = rs->config.embed ? embed_fd(rs->config.embed) : -1;
+    for (uint32_t i = 1; i < RUNS_FDS; i++) /* models that share devices share it */
+        for (uint32_t j = 0; j < i; j++)
+            if (ret_fds[i] == ret_fds[j])
+                ret_fds[i] = -1;
 }

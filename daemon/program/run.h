@@ -173,6 +173,10 @@ enum run_verdict {
 /* What the program says is the path to `branch`, its answer that of `answer`, often the same or else a
  * probe (RUN_NONE: none). Last call of an algorithm. */
 void run_finish(struct run *run, enum run_verdict verdict, uint32_t branch, uint32_t answer);
+/* In a batch: the knob that it may reach for now, 0: none above the one it has. One that has, without being
+ * settled, waits with its branches at their ends; then next() is called once more. */
+uint32_t run_grant(const struct run *run);
+void run_wait(struct run *run);
 /* The signals that led to the last decision, for the result. */
 void run_report(struct run *run, const struct certaindex *seen, uint32_t knob);
 

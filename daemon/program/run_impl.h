@@ -60,6 +60,8 @@ struct run { /* as a node: what every token touches first */
     struct run_args args;
     TAILQ_ENTRY(run) link; /* free */
     uint32_t root[MODELS]; /* sequences of the prompt; SCHED_NONE: branch 0 has it itself */
+    uint32_t grant;        /* knob it may reach for now; 0: none above the one it has */
+    bool waits;            /* for its batch */
     uint32_t reserved;     /* branches it may have at once */
     uint32_t alive;        /* that it has */
     uint32_t keys[2];      /* that were given out: to branches, to probes */

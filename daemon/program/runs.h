@@ -87,6 +87,10 @@ bool run_answer(struct run *run, const char **ret_text, uint32_t *ret_bytes);
 void run_pause(struct run *run);
 void run_resume(struct run *run);
 
+/* It waits for its batch. Lets it go on to a knob above the one it has reached, or (0) end with what it has. */
+bool run_waits(const struct run *run);
+void run_go_on(struct run *run, uint32_t knob);
+
 bool run_path_ends(const struct run *run, uint32_t branch, uint32_t at); /* it has no token there */
 
 uint64_t runs_tokens_count(const struct runs *runs); /* decoded since runs_new() */
@@ -94,5 +98,5 @@ uint64_t runs_tokens_count(const struct runs *runs); /* decoded since runs_new()
 /* There may be room for a run that was FULL before. */
 bool runs_room_changed(struct runs *runs);
 uint64_t runs_due_ns(const struct runs *runs);
-#define RUNS_FDS 2u
+#define RUNS_FDS 3u
 void runs_fds(const struct runs *runs, int ret_fds[RUNS_FDS]); /* -1: none */

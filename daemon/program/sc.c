@@ -20,11 +20,6 @@ struct state {
 };
 _Static_assert(sizeof(struct state) <= RUN_STATE_BYTES, "");
 
-static uint32_t cap_of(const struct parameters *parameters)
-{
-    return parameter_whole(parameters, DYNASOR_PARAMETER_CAP);
-}
-
 static bool has_ended(const struct branch *b)
 {
     return b->state == BRANCH_ENDED || b->state == BRANCH_CUT;
@@ -139,7 +134,7 @@ static void next(struct run *run)
         policy_measure(run_policy(run), &view, &seen);
         run_report(run, &seen, done);
         algorithm_finish(run, RUN_SETTLED);
-    } else if (algorithm_decide(run, 0, done, cap_of(run_parameters(run)), &knob))
+    } else if (algorithm_decide(run, 0, done, parameters_cap(run_parameters(run)), &knob))
         samples(run, state, knob);
 }
 
@@ -150,14 +145,14 @@ static void start(struct run *run)
 
 const struct algorithm algorithm_sc = {.name = "sc",
                                        .kind = DYNASOR_ALGORITHM_SC,
-                                       .branches_max = cap_of,
+                                       .branches_max = parameters_cap,
                                        .start = start,
                                        .next = next,
                                        .watch = watch};
 const struct algorithm algorithm_best_of_n = {.name = "best_of_n",
                                               .kind = DYNASOR_ALGORITHM_BEST_OF_N,
                                               .wants_reward = true,
-                                              .branches_max = cap_of,
+                                              .branches_max = parameters_cap,
                                               .start = start,
                                               .next = next,
                                               .watch = watch};

@@ -24,17 +24,18 @@ _Static_assert(sizeof(struct chain) <= RUN_BRANCH_STATE_BYTES, "");
 struct state {
     uint32_t first; /* chain of the round */
     uint32_t count; /* of chains */
+    bool voted;     /* those of the round have */
 };
 _Static_assert(sizeof(struct state) <= RUN_STATE_BYTES, "");
 
 static uint32_t cap_of(const struct run *run)
 {
-    return parameter_whole(run_parameters(run), DYNASOR_PARAMETER_CAP);
+    return parameters_cap(run_parameters(run));
 }
 
 static uint32_t branches_max(const struct parameters *parameters)
 {
-    return 3 * parameter_whole(parameters, DYNASOR_PARAMETER_CAP); /* a chain and two probes each */
+    return 3 * parameters_cap(parameters); /* a chain and two probes each */
 }
 
 /* Probes of each chain at most. */
@@ -123,6 +124,7 @@ static void chains(struct run *run, struct state *state, uint32_t knob)
     struct policy_view none = {.knob_cap = run_parameters(run)->max_tokens};
     struct policy_decision first = policy_decide_chain(run_policy(run), &none);
     uint32_t *link = &state->first;
+    state->voted = false;
     while (state->count < knob) {
         uint32_t branch =
             run_branch(run, &(struct branch_args){.parent = RUN_NONE,
@@ -186,10 +188,11 @@ static void next(struct run *run)
     if (first_take(run, state) || going)
         return;
     branch = state->first;
-    for (uint32_t more = end > 0; more; more = branch != NONE) {
+    for (uint32_t more = end > 0 && !state->voted; more; more = branch != NONE) {
         vote(run, branch);
         branch = ((const struct chain *)run_branch_state(run, branch))->next;
     }
+    state->voted = true;
     if (algorithm_decide(run, 0, end, cap_of(run), &knob))
         chains(run, state, knob);
 }

@@ -70,8 +70,8 @@ void embed_free(struct embed *e)
 {
     if (!e)
         return;
-    while (e->in_flight && !engine_next(e->engine, UINT64_MAX)) {
-        struct pollfd fd = {.fd = engine_fd(e->engine), .events = POLLIN};
+    while (e->in_flight && !engine_next(e->engine, ENGINE_EMBED, UINT64_MAX)) {
+        struct pollfd fd = {.fd = embed_fd(e), .events = POLLIN};
         (void)poll(&fd, 1, 100); /* interrupted or late: asked again */
     }
     engine_batch_free(e->batch);
@@ -134,7 +134,7 @@ static uint32_t step_post(struct embed *e, uint64_t now_ns)
 {
     struct engine_batch *b = e->batch;
     struct text *t;
-    if (engine_busy(e->engine)) /* with another model's step */
+    if (engine_busy(e->engine, ENGINE_EMBED)) /* with another model's step */
         return 0;
     b->role = ENGINE_EMBED;
     b->rows_count = b->tokens_count = b->copies_count = 0;
@@ -162,7 +162,7 @@ uint32_t embed_poll(struct embed *e, uint64_t now_ns)
 {
     ASSERT(e->result_count == 0);
     uint32_t work = e->in_flight ? 0 : step_post(e, now_ns);
-    if (!e->in_flight || !engine_next(e->engine, now_ns))
+    if (!e->in_flight || !engine_next(e->engine, ENGINE_EMBED, now_ns))
         return work;
     e->in_flight = false;
     e->result_idx = 0;
@@ -188,7 +188,12 @@ bool embed_next(struct embed *e, struct embed_result *ret_result)
 
 uint64_t embed_due_ns(const struct embed *e)
 {
-    if (engine_busy(e->engine))
+    if (engine_busy(e->engine, ENGINE_EMBED))
         return engine_due_ns(e->engine);
     return TAILQ_EMPTY(&e->waiting) ? UINT64_MAX : 0;
+}
+
+int embed_fd(const struct embed *e)
+{
+    return engine_fd(e->engine, ENGINE_EMBED);
 }

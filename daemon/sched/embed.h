@@ -50,3 +50,4 @@ bool embed_next(struct embed *embed, struct embed_result *ret_result);
 
 /* As sched_due_ns(). */
 uint64_t embed_due_ns(const struct embed *embed);
+int embed_fd(const struct embed *embed); /* as sched_fd() */

@@ -1,6 +1,7 @@
 #include "daemon/sched/sched.h"
 
 #include <errno.h>
+#include <math.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -68,7 +69,8 @@ struct sched {
     uint32_t alive_count; /* have room */
     uint64_t pool_slots;  /* bits: taken */
     struct sched_stats stats;
-    struct seq_list runnable;
+    uint32_t *group_last;      /* [groups_max] of its runnable sequences; SCHED_NONE: not known */
+    struct seq_list runnable;  /* a circle that begins anywhere: groups are together in it */
     struct seq_list paused;    /* longest first */
     struct seq_list returning; /* likewise */
     struct seq_list free;
@@ -81,8 +83,11 @@ static int memory_new(struct sched *s)
     const struct sched_config *c = &s->config;
     s->seqs = calloc(c->seqs_max, sizeof *s->seqs);
     s->chunk = calloc(c->rows_max, sizeof *s->chunk);
-    if (!s->seqs || !s->chunk)
+    s->group_last = malloc(c->groups_max * sizeof *s->group_last);
+    if (!s->seqs || !s->chunk || !s->group_last)
         return -ENOMEM;
+    for (uint32_t g = 0; g < c->groups_max; g++)
+        s->group_last[g] = SCHED_NONE;
     int r = engine_batch_new(s->engine, &s->batch);
     if (r < 0 || s->info.kv_pages == 0)
         return r;
@@ -128,8 +133,8 @@ int sched_new(const struct sched_config *config, struct engine *engine, struct s
 /* The engine writes to our batch until its step is done. */
 static void step_finish(struct sched *s)
 {
-    while (s->in_flight && !engine_next(s->engine, UINT64_MAX)) {
-        struct pollfd fd = {.fd = engine_fd(s->engine), .events = POLLIN};
+    while (s->in_flight && !engine_next(s->engine, s->config.role, UINT64_MAX)) {
+        struct pollfd fd = {.fd = sched_fd(s), .events = POLLIN};
         (void)poll(&fd, 1, 100); /* interrupted or late: asked again */
     }
     s->in_flight = false;
@@ -145,6 +150,7 @@ void sched_free(struct sched *s)
     if (s->tokens)
         (void)munmap(s->tokens, s->tokens_bytes); /* our own mapping */
     free(s->chunk);
+    free(s->group_last);
     free(s->seqs);
     free(s);
 }
@@ -299,6 +305,31 @@ static void prefix_take(struct sched *s, struct seq *q)
         q->computed_count = kv_seq_match(s->kv, q->kv, tokens_of(s, q), q->tokens_count);
 }
 
+/* Behind `before`, a runnable sequence of its group, or behind all of them: rows that share pages are to
+ * be neighbours, since attention reads what a row has in common with the one before it once. */
+static void runnable_insert(struct sched *s, struct seq *q, struct seq *before)
+{
+    uint32_t *last = &s->group_last[q->group];
+    if (!before && *last != SCHED_NONE)
+        before = &s->seqs[*last];
+    if (before)
+        TAILQ_INSERT_AFTER(&s->runnable, before, q, link);
+    else
+        TAILQ_INSERT_TAIL(&s->runnable, q, link);
+    if (!before || before == &s->seqs[*last])
+        *last = (uint32_t)(q - s->seqs);
+}
+
+static void runnable_remove(struct sched *s, struct seq *q)
+{
+    if (&s->seqs[s->group_last[q->group]] == q) {
+        const struct seq *before = TAILQ_PREV(q, seq_list, link);
+        bool together = before && before->group == q->group;
+        s->group_last[q->group] = together ? (uint32_t)(before - s->seqs) : SCHED_NONE;
+    }
+    TAILQ_REMOVE(&s->runnable, q, link);
+}
+
 /* Those that were here before come before those that are new. True: nobody waits any more. */
 static bool returning_admit(struct sched *s)
 {
@@ -313,7 +344,7 @@ static bool returning_admit(struct sched *s)
         prefix_take(s, q);
         s->stats.recomputed_tokens_count += q->tokens_count - 1 - q->computed_count;
         q->state = SEQ_RUNNABLE;
-        TAILQ_INSERT_TAIL(&s->runnable, q, link);
+        runnable_insert(s, q, NULL);
     }
     return true;
 }
@@ -367,7 +398,7 @@ int sched_add(struct sched *s, const struct sched_seq_args *args, uint32_t *ret_
         tokens_take(s, q, 0, args->prompt, args->prompt_tokens);
     prefix_take(s, q);
     s->stats.cached_tokens_count += q->computed_count;
-    TAILQ_INSERT_TAIL(&s->runnable, q, link);
+    runnable_insert(s, q, NULL);
     *ret_seq = (uint32_t)(q - s->seqs);
     return SCHED_OK;
 }
@@ -379,10 +410,7 @@ static void fork_begin(struct sched *s, struct seq *q, const struct seq *parent,
         q->computed_count = computed;
     else
         prefix_take(s, q);
-    if (parent->state == SEQ_RUNNABLE)
-        TAILQ_INSERT_AFTER(&s->runnable, &s->seqs[parent - s->seqs], q, link);
-    else
-        TAILQ_INSERT_TAIL(&s->runnable, q, link);
+    runnable_insert(s, q, parent->state == SEQ_RUNNABLE ? &s->seqs[parent - s->seqs] : NULL);
 }
 
 int sched_fork(struct sched *s, uint32_t parent, const struct sched_seq_args *args,
@@ -434,11 +462,15 @@ static struct seq_list *list_of(struct sched *s, const struct seq *q)
 static void seq_move(struct sched *s, struct seq *q, enum seq_state state)
 {
     struct seq_list *list = list_of(s, q);
-    if (list)
+    if (list == &s->runnable)
+        runnable_remove(s, q);
+    else if (list)
         TAILQ_REMOVE(list, q, link);
     q->state = (uint8_t)state;
     list = list_of(s, q);
-    if (list)
+    if (list == &s->runnable)
+        runnable_insert(s, q, NULL);
+    else if (list)
         TAILQ_INSERT_TAIL(list, q, link);
     s->room_changed = true;
 }
@@ -624,6 +656,7 @@ static void rotate(struct sched *s, struct seq *last)
         q = TAILQ_FIRST(&s->runnable);
         TAILQ_REMOVE(&s->runnable, q, link);
         TAILQ_INSERT_TAIL(&s->runnable, q, link);
+        s->group_last[q->group] = (uint32_t)(q - s->seqs);
     } while (q != last);
 }
 
@@ -638,7 +671,7 @@ static void batch_begin(struct sched *s)
 static uint32_t step_post(struct sched *s, uint64_t now_ns)
 {
     struct engine_batch *b = s->batch;
-    if (engine_busy(s->engine)) /* with another model's step */
+    if (engine_busy(s->engine, s->config.role)) /* with another model's step */
         return 0;
     batch_begin(s);
     uint32_t looked_at = step_divide(s);
@@ -666,7 +699,7 @@ static uint32_t step_post(struct sched *s, uint64_t now_ns)
 
 static uint32_t step_collect(struct sched *s, uint64_t now_ns)
 {
-    struct engine_batch *b = engine_next(s->engine, now_ns);
+    struct engine_batch *b = engine_next(s->engine, s->config.role, now_ns);
     if (!b)
         return 0;
     s->in_flight = false;
@@ -704,8 +737,11 @@ static bool row_result(struct sched *s, struct seq *q, const struct engine_row *
         .user = q->user, .seq = row->seq, .position = sampled_before, .dot = output->dot};
     if (q->stem && pending(q) == 0) {
         ret->kind = SCHED_READY;
-        if (q->want & SCHED_WANT_SCORE)
+        if (q->want & SCHED_WANT_SCORE) {
             ret->score = s->batch->scores[row->tokens_first + row->tokens_count - 1];
+            if (s->kv && !isfinite(ret->score))
+                kv_seq_taint(s->kv, q->kv);
+        }
         if (q->want & ENGINE_WANT_POOL)
             ret->vector = s->batch->vectors + (size_t)(row - s->batch->rows) * s->info.vector_size;
         seq_move(s, q, SEQ_PAUSED); /* forks of it need its room no more than it does */
@@ -745,7 +781,7 @@ bool sched_next(struct sched *s, struct sched_result *ret_result)
 
 uint64_t sched_due_ns(const struct sched *s)
 {
-    if (engine_busy(s->engine))
+    if (engine_busy(s->engine, s->config.role))
         return engine_due_ns(s->engine);
     bool returns = s->room_changed && !TAILQ_EMPTY(&s->returning);
     return TAILQ_EMPTY(&s->runnable) && !returns ? UINT64_MAX : 0;
@@ -753,7 +789,7 @@ uint64_t sched_due_ns(const struct sched *s)
 
 int sched_fd(const struct sched *s)
 {
-    return engine_fd(s->engine);
+    return engine_fd(s->engine, s->config.role);
 }
 
 void sched_stats(const struct sched *s, struct sched_stats *ret_stats)

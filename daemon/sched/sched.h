@@ -7,9 +7,10 @@
  *
  * Order: first come, first served, up to rows_max rows and tokens_max tokens a step; decoding rows
  * take their one token first, prompts share the rest in order; when there are more rows they take
- * turns. A fork stands behind its parent, so that branches which share pages are neighbours. A
- * sequence that is removed or paused while a step is in flight has its row of that step discarded
- * (removed) or delivered (paused).
+ * turns. A fork stands behind its parent, or, where that does not run, behind the last of its group
+ * that does, like one that is resumed: branches which share pages are neighbours. A sequence that is
+ * removed or paused while a step is in flight has its row of that step discarded (removed) or
+ * delivered (paused).
  *
  * KV pages are reserved for the worst case when a sequence is added (prompt and max_tokens), so a
  * running sequence never lacks one; one that cannot have them is refused with SCHED_E_FULL until

@@ -83,7 +83,15 @@ enum dynasor_parameter {
     DYNASOR_PARAMETER_GUIDED = 17, /* cot: 0 probes are thrown away; what they are given and answer
                                       stays: 1 and the policy ends nothing, 2 and it does */
     DYNASOR_PARAMETER_SCORES = 18, /* custom: 1: branches may be scored */
-    DYNASOR_PARAMETER_COUNT = 19,
+    /* One total for several programs of a client (docs/CERTAINDEX.md, "Batches"). All but the place
+     * are the same in each of them. */
+    DYNASOR_PARAMETER_BATCH = 19,          /* number of the client's own; 0: none */
+    DYNASOR_PARAMETER_BATCH_PROGRAMS = 20, /* that it has */
+    DYNASOR_PARAMETER_BATCH_PLACE = 21,    /* of this one, from 0 */
+    DYNASOR_PARAMETER_BATCH_TOKENS = 22, /* the total: decoded, probed, read by the reward model */
+    DYNASOR_PARAMETER_BATCH_CAP = 23,    /* cap may be raised so far; 0: to twice cap */
+    DYNASOR_PARAMETER_BATCH_STEP = 24,   /* at most by so much a round */
+    DYNASOR_PARAMETER_COUNT = 25,
 };
 
 /* How the answer is found in what a program says. */
@@ -235,7 +243,13 @@ enum dynasor_field {
     DYNASOR_FIELD_LIKENESS_BY = 80,
     DYNASOR_FIELD_GUIDED = 81,
     DYNASOR_FIELD_SCORES = 82,
-    DYNASOR_FIELD_COUNT = 83,
+    DYNASOR_FIELD_BATCH = 83,
+    DYNASOR_FIELD_BATCH_PROGRAMS = 84,
+    DYNASOR_FIELD_BATCH_PLACE = 85,
+    DYNASOR_FIELD_BATCH_TOKENS = 86,
+    DYNASOR_FIELD_BATCH_CAP = 87,
+    DYNASOR_FIELD_BATCH_STEP = 88,
+    DYNASOR_FIELD_COUNT = 89,
 };
 
 /* What the client of a CUSTOM program says to it. */

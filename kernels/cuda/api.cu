@@ -140,6 +140,43 @@ static int launch(const struct cuda_launch *l, void *stream)
                                  l->shared_bytes, (cudaStream_t)stream));
 }
 
+/* Only this thread's calls must keep the rules of a capture: another rank's may load weights. */
+static int capture_begin(void *stream)
+{
+    return told(cudaStreamBeginCapture((cudaStream_t)stream, cudaStreamCaptureModeThreadLocal));
+}
+
+static int capture_end(void *stream, void **ret_captured)
+{
+    return told(cudaStreamEndCapture((cudaStream_t)stream, (cudaGraph_t *)ret_captured));
+}
+
+static int capture_free(void *captured)
+{
+    return told(cudaGraphDestroy((cudaGraph_t)captured));
+}
+
+static int graph_new(void **ret_graph, void *captured)
+{
+    return told(
+        cudaGraphInstantiateWithFlags((cudaGraphExec_t *)ret_graph, (cudaGraph_t)captured, 0));
+}
+
+static int graph_free(void *graph)
+{
+    return told(cudaGraphExecDestroy((cudaGraphExec_t)graph));
+}
+
+static int graph_upload(void *graph, void *stream)
+{
+    return told(cudaGraphUpload((cudaGraphExec_t)graph, (cudaStream_t)stream));
+}
+
+static int graph_launch(void *graph, void *stream)
+{
+    return told(cudaGraphLaunch((cudaGraphExec_t)graph, (cudaStream_t)stream));
+}
+
 static const char *error_text(int error)
 {
     return cudaGetErrorString((cudaError_t)error);
@@ -210,10 +247,11 @@ static void comm_abort(void *comm)
 extern "C" const struct cuda_api *cuda_api_real(void)
 {
     static const struct cuda_api api = {
-        device_count,  device_info,  device_set, memory_new,  memory_free,  memory_room,
-        pinned_new,    pinned_free,  stream_new, stream_free, stream_query, event_new,
-        event_free,    event_record, event_wait, event_query, copy,         fill,
-        kernel_shared, launch,       error_text, time_ns,     give_way,     comms_new,
-        comm_gather,   comm_error,   comm_abort};
+        device_count,  device_info,  device_set,    memory_new,  memory_free,  memory_room,
+        pinned_new,    pinned_free,  stream_new,    stream_free, stream_query, event_new,
+        event_free,    event_record, event_wait,    event_query, copy,         fill,
+        kernel_shared, launch,       capture_begin, capture_end, capture_free, graph_new,
+        graph_free,    graph_upload, graph_launch,  error_text,  time_ns,      give_way,
+        comms_new,     comm_gather,  comm_error,    comm_abort};
     return &api;
 }

@@ -56,6 +56,13 @@ struct cuda_api {
     int (*fill)(void *to, int byte, uint64_t bytes, void *stream);
     int (*kernel_shared)(const void *kernel, uint32_t bytes); /* allows that much in a block */
     int (*launch)(const struct cuda_launch *launch, void *stream);
+    int (*capture_begin)(void *stream); /* launches are kept from here on, not run */
+    int (*capture_end)(void *stream, void **ret_captured);
+    int (*capture_free)(void *captured);
+    int (*graph_new)(void **ret_graph, void *captured);
+    int (*graph_free)(void *graph);
+    int (*graph_upload)(void *graph, void *stream);
+    int (*graph_launch)(void *graph, void *stream);
     const char *(*error_text)(int error);
     uint64_t (*time_ns)(void); /* monotonic */
     void (*give_way)(void);    /* of a thread that waits for the device */

@@ -11,11 +11,12 @@
 enum cuda_found {
     CUDA_FOUND = 0,
     CUDA_NO_DRIVER = 1, /* no libcuda, or one that lacks what is needed */
-    CUDA_NO_DEVICE = 2, /* a driver, but not the device that was asked for */
+    CUDA_NO_DEVICE = 2, /* a driver, but no GPU, or one that is too old */
     CUDA_DRIVER_FAILS = 3,
-    CUDA_IN_USE = 4,    /* another process has the device, or is kept from it by its mode */
-    CUDA_NO_LOCK = 5,   /* the lock file cannot be made */
-    CUDA_NO_BACKEND = 6 /* no libdynasor-cuda.so, one of another build, or it does not start */
+    CUDA_IN_USE = 4,        /* another process has the device, or is kept from it by its mode */
+    CUDA_NO_LOCK = 5,       /* the lock file cannot be made */
+    CUDA_NO_BACKEND = 6,    /* no libdynasor-cuda.so, one of another build, or it does not start */
+    CUDA_NO_SUCH_DEVICE = 7 /* GPUs, but not one of this number */
 };
 
 struct cuda_request {
@@ -31,7 +32,9 @@ struct cuda_request {
 struct cuda_gpus {
     const struct ops *ops;
     dynasor_cuda_failure_fn *failure;
-    uint64_t memory_bytes; /* free, for each rank: what ranks that share a device have is divided */
+    uint64_t
+        memory_bytes[CUDA_RANKS_MAX]; /* free: what ranks that share a device have is divided */
+    uint32_t missing; /* CUDA_NO_SUCH_DEVICE: its number, all that is written then */
     int locks[CUDA_RANKS_MAX];
     uint32_t locks_count;
 };

@@ -91,7 +91,7 @@ static bool memory_open(struct ops_device *d)
 {
     const struct ops_config *c = &d->config;
     uint64_t used = 0, slab = take(&used, c->slab_bytes);
-    uint64_t stages = take(&used, 2ull * STAGE_BYTES), kv_bytes = take(&used, sizeof(uint64_t));
+    uint64_t arrived = take(&used, OPS_STAGE_BYTES), kv_bytes = take(&used, sizeof(uint64_t));
     uint64_t rows = least(c->rows_max, SAMPLE_BLOCKS_MAX);
     uint64_t work = take(&used, rows * c->vocabulary_max * sizeof(float));
     uint64_t ranks = group_ranks(d);
@@ -100,18 +100,17 @@ static bool memory_open(struct ops_device *d)
     if (!device_did(d, d->api->memory_new(&memory, used), "cudaMalloc", "the slab"))
         return false;
     d->memory = (uint8_t *)memory;
-    d->stages[0] = d->memory + stages;
-    d->stages[1] = d->stages[0] + STAGE_BYTES;
+    d->arrived = d->memory + arrived;
     d->kv_bytes = (uint64_t *)(void *)(d->memory + kv_bytes);
     d->sample_work = (float *)(void *)(d->memory + work);
     d->exchange = d->memory + exchange;
     if (!device_did(d, d->api->fill(d->memory + slab, 0, used, d->stream), "cudaMemsetAsync",
                     "the slab"))
         return false;
-    if (!device_did(d, d->api->pinned_new(&pinned, 2ull * STAGE_BYTES + sizeof(uint64_t)),
-                    "cudaMallocHost", "staging"))
+    if (!device_did(d, d->api->pinned_new(&pinned, sizeof(uint64_t)), "cudaMallocHost",
+                    "statistics"))
         return false;
-    d->pinned = (uint8_t *)pinned;
+    d->kv_bytes_copied = (uint64_t *)pinned;
     return true;
 }
 
@@ -122,9 +121,6 @@ static bool parts_open(struct ops_device *d)
         return false;
     if (!device_did(d, d->api->stream_new(&d->stream), "cudaStreamCreate", "the device"))
         return false;
-    for (uint32_t i = 0; i < 2; i++)
-        if (!device_did(d, d->api->event_new(&d->stage_events[i]), "cudaEventCreate", "staging"))
-            return false;
     return memory_open(d) && device_wait(d, NULL);
 }
 
@@ -132,14 +128,13 @@ static bool parts_open(struct ops_device *d)
 static void device_close(struct ops_device *d)
 {
     (void)d->api->device_set(d->number);
+    graphs_close(d);
     group_close(d);
-    for (uint32_t i = 0; i < 2; i++)
-        if (d->stage_events[i])
-            (void)d->api->event_free(d->stage_events[i]);
+    cuda_stages_close(d);
     if (d->stream)
         (void)d->api->stream_free(d->stream);
-    if (d->pinned)
-        (void)d->api->pinned_free(d->pinned);
+    if (d->kv_bytes_copied)
+        (void)d->api->pinned_free(d->kv_bytes_copied);
     if (d->memory)
         (void)d->api->memory_free(d->memory);
     free(d);
@@ -147,14 +142,15 @@ static void device_close(struct ops_device *d)
 
 static int device_open(const struct ops_config *config, struct ops_device **ret_device)
 {
-    if (config->rank >= cuda_backend_options.ranks_count)
+    uint64_t idx = (uint64_t)config->device_first + config->rank;
+    if (idx >= cuda_backend_options.ranks_count)
         return -EINVAL;
     struct ops_device *d = (struct ops_device *)calloc(1, sizeof *d);
     if (!d)
         return -ENOMEM;
     d->api = backend_api;
     d->config = *config;
-    d->number = cuda_backend_options.devices[config->rank];
+    d->number = cuda_backend_options.devices[idx];
     int result = parts_open(d) ? group_open(d) : d->result;
     result = result ? result : d->result;
     if (result) {
@@ -190,7 +186,7 @@ void device_launch(struct ops_device *d, struct cuda_launch *launch, const struc
         !device_did(d, d->api->kernel_shared(launch->kernel, shape->shared_bytes),
                     "cudaFuncSetAttribute", launch->name))
         return;
-    d->stats.launches_count++;
+    d->stats.launches_count += !d->recording;
     (void)device_did(d, d->api->launch(launch, d->stream), "cudaLaunchKernel", launch->name);
 }
 
@@ -213,7 +209,7 @@ static void copy_out(struct ops_device *d, void *host_to, const void *from, uint
 
 static int device_sync(struct ops_device *d)
 {
-    uint64_t *copied = (uint64_t *)(void *)(d->pinned + 2ull * STAGE_BYTES);
+    uint64_t *copied = d->kv_bytes_copied;
     if (device_enter(d) &&
         device_did(d, d->api->copy(copied, d->kv_bytes, sizeof *copied, d->stream),
                    "cudaMemcpyAsync", "statistics") &&
@@ -276,11 +272,17 @@ extern "C" const struct ops *cuda_backend_ops(const struct cuda_api *api)
     ops.slab = device_slab;
     ops.matrix_bytes = cuda_matrix_bytes;
     ops.kv_page_bytes = cuda_kv_page_bytes;
+    ops.stages_open = cuda_stages_open;
+    ops.stages_close = cuda_stages_close;
+    ops.stage_wait = cuda_stage_wait;
     ops.load = cuda_load;
     ops.copy_in = copy_in;
     ops.copy_out = copy_out;
     ops.sync = device_sync;
     ops.stats = device_stats;
+    ops.graph_begin = graph_begin;
+    ops.graph_end = graph_end;
+    ops.graph_run = graph_run;
 #define CUDA_LAUNCH_FILL(name) ops.name = cuda_##name;
     CUDA_LAUNCHES(CUDA_LAUNCH_FILL)
     return &ops;

@@ -95,8 +95,10 @@ int group_open(struct ops_device *d)
 static void comm_abort(struct ops_device *d)
 {
     struct ops_group *g = d->config.group;
-    if (g->comms[d->config.rank])
+    if (g->comms[d->config.rank]) {
+        graphs_close(d);
         d->api->comm_abort(g->comms[d->config.rank]);
+    }
     g->comms[d->config.rank] = NULL;
 }
 
@@ -153,7 +155,7 @@ static bool meet(struct ops_device *d)
     return true;
 }
 
-static void exchange_copies(struct ops_device *d, const void *from, uint64_t bytes)
+void group_exchange(struct ops_device *d, const void *from, uint64_t bytes)
 {
     struct ops_group *g = d->config.group;
     uint32_t rank = d->config.rank;
@@ -183,7 +185,7 @@ static void exchange_copies(struct ops_device *d, const void *from, uint64_t byt
 static void exchange(struct ops_device *d, const void *from, uint64_t bytes)
 {
     if (d->config.group->copies) {
-        exchange_copies(d, from, bytes);
+        (d->recording ? graph_cut : group_exchange)(d, from, bytes);
         return;
     }
     void *comm = d->config.group->comms[d->config.rank];

@@ -8,10 +8,20 @@
 #include "kernels/cuda/backend.h"
 #include "kernels/cuda/gpu.cuh"
 
-#define STAGE_BYTES (2u << 20)    /* of weights on their way, in each of two buffers */
 #define EXCHANGE_BYTES (4u << 20) /* of each rank, at a time, in a sum over ranks */
 #define SAMPLE_BLOCKS_MAX 128u    /* rows of sample() at a time */
 #define ATTENTION_DIM_MAX 256u
+
+struct graph_piece { /* of a recording: a graph, and the exchange behind it that it cannot hold */
+    void *graph;
+    const void *exchange_from;
+    uint64_t exchange_bytes; /* 0: none */
+};
+
+struct graph {
+    struct graph_piece *pieces; /* NULL: nothing is recorded */
+    uint32_t pieces_count;
+};
 
 struct ops_device {
     const struct cuda_api *api;
@@ -19,13 +29,18 @@ struct ops_device {
     struct cuda_device_info info;
     int number; /* CUDA's, of the device */
     void *stream;
-    uint8_t *memory; /* slab, then the backend's own: */
-    uint8_t *stages[2];
-    float *sample_work; /* [SAMPLE_BLOCKS_MAX, vocabulary_max] */
-    uint8_t *exchange;  /* [ranks, EXCHANGE_BYTES] */
-    uint64_t *kv_bytes; /* read by attention */
-    uint8_t *pinned;    /* two stages, then a copy of kv_bytes */
-    void *stage_events[2];
+    uint8_t *memory;           /* slab, then the backend's own: */
+    uint8_t *arrived;          /* [OPS_STAGE_BYTES] weights as they lay in a file */
+    float *sample_work;        /* [SAMPLE_BLOCKS_MAX, vocabulary_max] */
+    uint8_t *exchange;         /* [ranks, EXCHANGE_BYTES] */
+    uint64_t *kv_bytes;        /* read by attention */
+    uint64_t *kv_bytes_copied; /* pinned */
+    void *stages;              /* [OPS_STAGES, OPS_STAGE_BYTES] pinned, while weights are loaded */
+    void *stage_events[OPS_STAGES];
+    struct graph graphs[OPS_GRAPHS_MAX];
+    struct graph *recording; /* NULL: launches run */
+    bool capturing;          /* the stream is; not once a recording has failed */
+    uint64_t room_before;    /* the recording */
     struct ops_stats stats;
     int result; /* of the first failure; 0: none */
 };
@@ -52,6 +67,16 @@ int group_make(const struct cuda_api *api, uint32_t ranks_count, struct ops_grou
 int group_open(struct ops_device *d);
 void group_close(struct ops_device *d);
 void group_poll(struct ops_device *d);
+/* Of ranks that exchange by copies; from: what this rank shows. Meets the others. */
+void group_exchange(struct ops_device *d, const void *from, uint64_t bytes);
+
+bool graph_begin(struct ops_device *d, uint32_t key);
+void graph_end(struct ops_device *d);
+bool graph_run(struct ops_device *d, uint32_t key);
+/* While recording: an exchange by copies comes here. */
+void graph_cut(struct ops_device *d, const void *from, uint64_t bytes);
+/* Before the communicators are given up: NCCL waits for graphs that hold its launches. */
+void graphs_close(struct ops_device *d);
 
 /* The launches of ops.h, named as there. */
 int cuda_group_new(uint32_t ranks_count, struct ops_group **ret_group);
@@ -59,6 +84,9 @@ void cuda_group_free(struct ops_group *group);
 uint64_t cuda_matrix_bytes(enum ops_dtype activation, uint32_t n, uint32_t k);
 uint64_t cuda_kv_page_bytes(enum ops_dtype activation, uint32_t head_dim);
 int cuda_load(struct ops_device *d, const struct ops_load *load);
+int cuda_stages_open(struct ops_device *d, void **ret_stages);
+void cuda_stages_close(struct ops_device *d);
+int cuda_stage_wait(struct ops_device *d, uint32_t stage);
 /* clang-format off */
 #define CUDA_LAUNCHES(X)                                                                           \
     X(embed) X(norm) X(gemm) X(rope_angles) X(qkv) X(attention) X(attention_full) X(gate) X(add)   \

@@ -122,7 +122,7 @@ static int device_read(const struct driver *d, int number, struct device *to,
 }
 
 static int devices_read(const struct cuda_request *request, struct device *devices,
-                        char message[CUDA_TEXT_BYTES])
+                        uint32_t *ret_missing, char message[CUDA_TEXT_BYTES])
 {
     struct driver d = {0};
     int count = 0, r = driver_open(request->driver, &d, message);
@@ -137,9 +137,11 @@ static int devices_read(const struct cuda_request *request, struct device *devic
         return say(message, CUDA_DRIVER_FAILS, "the NVIDIA driver does not start: error %d", error);
     for (uint32_t i = 0; i < request->ranks_count && !r; i++) {
         int number = request->devices[i];
+        *ret_missing = (uint32_t)number;
         r = number >= 0 && number < count
                 ? device_read(&d, number, &devices[i], message)
-                : say(message, CUDA_NO_DEVICE, "GPU %d: there are GPUs 0 to %d", number, count - 1);
+                : say(message, CUDA_NO_SUCH_DEVICE, "GPU %d: there are GPUs 0 to %d", number,
+                      count - 1);
     }
     return r;
 }
@@ -251,7 +253,6 @@ static int locks_take(const struct cuda_request *request, const struct device *d
 static int memory_read(const struct cuda_request *request, dynasor_cuda_memory_fn *memory,
                        struct cuda_gpus *gpus, char message[CUDA_TEXT_BYTES])
 {
-    gpus->memory_bytes = UINT64_MAX;
     for (uint32_t i = 0; i < request->ranks_count; i++) {
         uint64_t bytes = 0, sharing = 0;
         for (uint32_t j = 0; j < request->ranks_count; j++)
@@ -260,8 +261,7 @@ static int memory_read(const struct cuda_request *request, dynasor_cuda_memory_f
             gpus->failure(message);
             return CUDA_DRIVER_FAILS;
         }
-        if (bytes / sharing < gpus->memory_bytes)
-            gpus->memory_bytes = bytes / sharing;
+        gpus->memory_bytes[i] = bytes / sharing;
     }
     return CUDA_FOUND;
 }
@@ -293,6 +293,18 @@ static int backend_open(const struct cuda_request *request, struct cuda_gpus *gp
              : memory_read(request, memory, gpus, message);
 }
 
+static void devices_say(const struct device *devices, uint32_t count, char message[CUDA_TEXT_BYTES])
+{
+    uint32_t used = 0;
+    for (uint32_t i = 0; i < count && used < CUDA_TEXT_BYTES; i++) {
+        const struct device *d = &devices[i];
+        int more = snprintf(message + used, CUDA_TEXT_BYTES - used,
+                            "%sGPU %d (%s, compute capability %u.%u)", i ? ", " : "", d->number,
+                            d->name, d->capability / 10, d->capability % 10);
+        used += more > 0 ? (uint32_t)more : CUDA_TEXT_BYTES; /* a cut list is as good */
+    }
+}
+
 int cuda_gpus_open(const struct cuda_request *request, struct cuda_gpus *ret_gpus,
                    char message[CUDA_TEXT_BYTES])
 {
@@ -301,18 +313,20 @@ int cuda_gpus_open(const struct cuda_request *request, struct cuda_gpus *ret_gpu
     if (request->ranks_count < 1 || request->ranks_count > CUDA_RANKS_MAX)
         return say(message, CUDA_NO_DEVICE, "%u ranks on GPUs: 1 to %u are possible",
                    request->ranks_count, CUDA_RANKS_MAX);
-    int r = devices_read(request, devices, message);
+    uint32_t missing = 0;
+    int r = devices_read(request, devices, &missing, message);
     r = r ? r : locks_take(request, devices, &gpus, message);
     r = r ? r : others_check(request, devices, message);
     r = r ? r : backend_open(request, &gpus, message);
+    if (r == CUDA_NO_SUCH_DEVICE)
+        ret_gpus->missing = missing;
     if (r) {
         cuda_gpus_close(&gpus);
         return r;
     }
     *ret_gpus = gpus;
-    return say(message, CUDA_FOUND, "GPU %d (%s, compute capability %u.%u)%s", devices[0].number,
-               devices[0].name, devices[0].capability / 10, devices[0].capability % 10,
-               request->ranks_count > 1 ? " and others" : "");
+    devices_say(devices, request->ranks_count, message);
+    return CUDA_FOUND;
 }
 
 void cuda_gpus_close(struct cuda_gpus *gpus)

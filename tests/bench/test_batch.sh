@@ -2,7 +2,7 @@
 # timeout: 240
 # dynasor-bench batch: what it refuses it names, with what is accepted; and the diverse subtrees of beam are one
 # of its parameters: they are in the log that it writes, and other subtrees decode something else. And what
-# `dynasor-bench programs` says of m_of_n from a log is what it does.
+# `dynasor-bench programs` says of m_of_n and of one total for several programs from a log is what they do.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 bench=${DYN_BUILD:-$PWD/build}/bin/dynasor-bench
@@ -25,6 +25,8 @@ refused "--algorithm custom: $algorithms" --algorithm custom
 refused "--algorithm magic: $algorithms" --algorithm magic
 refused "subtrees=65: accepted 1 to 64, whole" --algorithm beam --set subtrees=65
 refused "subtrees=1.5: accepted 1 to 64, whole" --algorithm beam --set subtrees=1.5
+refused "batch_place: the programs of a seed are a batch where batch_tokens is set" --algorithm sc --set batch_place=1
+refused "batch_tokens: beam has no such parameter" --algorithm beam --set batch_tokens=9
 refused "there is no policy magic" --algorithm sc --policy-kind magic
 
 models=tools/model/dynasor-5m
@@ -61,3 +63,26 @@ for m in 4 10; do
 done
 [ "$said" != "$(awk '$1 == "even" { print $4, $5 }' "$work/out")" ] || fail "m_of_n does what even does"
 echo "m_of_n: the log says what it does ($said)"
+
+# One total for the programs of a seed, live: each of them ends where the replay of the rounds says, and a batch runs
+# again, whole, from its log.
+mkdir "$work/logs/profiles"
+printf '[profile]\nname = sc-words-static\nalgorithm = sc\n[policy]\nkind = static\ndetect = 4\n[certainty]\n4 = 0.7\n' \
+    >"$work/logs/profiles/sc-words-static.ini"
+"$bench" batch --policy $models/policy --tasks tools/model/tasks --task words --algorithm sc --cap 4 --count 6 --seeds 2 \
+    --alone --profile "$work/logs/profiles/sc-words-static.ini" --set batch_tokens=3000 --set batch_cap=12 \
+    --set batch_step=3 --rows "$work/logs/live-sc-words-budget.tsv" >"$work/out" 2>&1 || fail "$(cat "$work/out")"
+"$bench" programs --logs "$work/logs" >"$work/said"
+said=$(sed -n 's/^  live: //p' "$work/said")
+case $said in
+"12 programs in 2 batches, 0 raised"*) fail "none got more than its cap: $said" ;;
+"12 programs in 2 batches, "*"; 0 differ from the replay") ;;
+*) fail "a batch is not what its replay is: $said" ;;
+esac
+mkdir "$work/whole"
+cp -r "$work/logs/profiles" "$work/logs/live-sc-words-budget.tsv" "$work/whole"
+"$bench" programs --logs "$work/whole" --policy $models/policy --tasks tools/model/tasks --percent 1 >"$work/out"
+for bar in 'replay_programs 6 >= 1' 'replay_differ 0 <= 0'; do
+    grep -qx "bar $bar ok" "$work/out" || fail "a batch does not run again: $(cat "$work/out")"
+done
+echo "one total: $said"

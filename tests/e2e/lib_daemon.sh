@@ -4,6 +4,8 @@
 #   daemon_start ARGUMENT...    true once it answers, and none that was left over; $daemon_pid is its process
 #   daemon_stop                 SIGTERM, which must end it with 0
 #   fail WORDS                  ends the test
+# Its engine is on the CPU, whose tokens are the stored ones and those of dynasor-generate, also where there is a GPU;
+# a test that wants another says --set engine.backend=auto.
 # A test may set daemon_with, what stands before the daemon's command: (env NAME=VALUE).
 build=${DYN_BUILD:-$PWD/build}
 DYN_BUILD=$build
@@ -32,7 +34,8 @@ trap cleanup EXIT
 daemon_start() {
     [ -z "$daemon_pid" ] || ! kill -0 "$daemon_pid" 2>/dev/null || fail "a daemon of this test still runs"
     ${daemon_with[@]+"${daemon_with[@]}"} "$build/bin/dynasord" --config /dev/null \
-        --set daemon.socket_path="$socket" --set daemon.control_path="$control" "$@" >"$work/daemon.log" 2>&1 &
+        --set daemon.socket_path="$socket" --set daemon.control_path="$control" --set engine.backend=cpu "$@" \
+        >"$work/daemon.log" 2>&1 &
     daemon_pid=$!
     for _ in $(seq 1500); do
         "$build/bin/dynasorctl" --socket "$control" status 2>/dev/null | grep -q "pid $daemon_pid," && return 0

@@ -14,7 +14,7 @@ mkdir "$work/none" "$work/locks"
 
 daemon() { # folder of libraries, arguments
     daemon_with=(env LD_LIBRARY_PATH="$1")
-    daemon_start --set engine.lock_directory="$work/locks" --set engine.batch_rows_max=16 \
+    daemon_start --set engine.backend=auto --set engine.lock_directory="$work/locks" --set engine.batch_rows_max=16 \
         --set engine.batch_tokens_max=32 --set engine.kv_bytes=4194304 --set engine.float32=1 --policy "$work/model" "${@:2}"
 }
 says() { grep -qF -- "$1" "$work/daemon.log" || fail "the log does not say \"$1\""; }
@@ -60,13 +60,42 @@ for ranks in 1 2; do
 done
 echo "the emulated device writes the CPU's tokens, on one rank and on two"
 
+demo_reward "$work/reward" || fail "no reward model"
+daemon "$emulated" --reward "$work/reward" --set engine.reward_device=1 || fail "no start of two roles on two devices"
+says 'GPU 0 (Fake 0, compute capability 8.0), GPU 1 (Fake 1, compute capability 8.0)'
+grep -q 'memory of GPU 0: policy: weights [0-9]* MiB, caches [0-9]* MiB; a step' "$work/daemon.log" &&
+    grep -q 'memory of GPU 1: reward: weights [0-9]* MiB, caches [0-9]* MiB; a step' "$work/daemon.log" ||
+    fail "the log does not say how memory is divided"
+[ "$(find "$work/locks" -type f | wc -l)" = 2 ] || fail "not a lock for each GPU"
+"$build/examples/reason" --socket "$socket" --seed 1 --max-tokens 6 --set cap=2 best_of_n "the heart" >"$work/scored" ||
+    fail "no best of two"
+daemon_stop
+daemon "$work/none" --set engine.backend=cpu --reward "$work/reward" || fail "no start on the CPU"
+"$build/examples/reason" --socket "$socket" --seed 1 --max-tokens 6 --set cap=2 best_of_n "the heart" >"$work/wanted.scored"
+daemon_stop
+# A score's last digits are a backend's own.
+for f in wanted.scored scored; do
+    grep -q '^reward ' "$work/$f" || fail "nothing is scored"
+    awk '$1 == "reward" { $2 = sprintf("%.3f", $2) } { print }' "$work/$f" >"$work/$f.rounded"
+done
+diff "$work/wanted.scored.rounded" "$work/scored.rounded" >"$work/diff.log" || fail "the best of two differs from the CPU's"
+echo "a reward model on a device of its own"
+
 daemon "$emulated" --set engine.backend=cuda --set engine.ranks=4 && fail "4 ranks on 2 devices"
-ended 71 'GPU 2: there are GPUs 0 to 1'
+ended 71 '[engine] ranks: GPU 2: there are GPUs 0 to 1'
+daemon "$emulated" --reward "$work/reward" --set engine.reward_device=2 && fail "a reward model on GPU 2 of 2"
+ended 71 '[engine] reward_device: GPU 2: there are GPUs 0 to 1'
+daemon "$emulated" --set engine.device=7 && fail "GPU 7 of 2, though auto"
+ended 71 '[engine] device: GPU 7: there are GPUs 0 to 1'
+daemon "$emulated" --reward "$work/reward" --set engine.ranks=2 --set engine.reward_device=1 && fail "GPU 1 is given twice"
+ended 78 '[engine] reward_device = 1: accepted 0, to share GPUs 0 to 1 with the policy, or another than these'
+daemon "$emulated" --set engine.reward_device=1 && fail "a device for no reward model"
+ended 78 '[engine] reward_device = 1: accepted only with reward, a model'
 EMULATED_BYTES=4000000 daemon "$emulated" && fail "it starts with too little memory"
 ended 71 'for each rank, the GPU has 3'
 
-# The failing call is far behind those of the start.
-EMULATED_FAIL_CALL=400 daemon "$emulated" --set engine.backend=cuda || fail "it fails too early"
+# In the third decode step: at the start no graph is launched.
+EMULATED_FAIL_GRAPH=3 daemon "$emulated" --set engine.backend=cuda || fail "it fails too early"
 "$build/examples/stream" --socket "$socket" --seed 1 --max-tokens 1000 "the" >"$work/stream.log" 2>&1 &
 client=$!
 ended 74 'CUDA device 0:'

@@ -64,7 +64,7 @@ static uint32_t token_alone(struct rig *r, uint64_t seed, uint32_t branch, uint3
         .want = ENGINE_WANT_TOKEN,
         .sampling = {.forced_token = OPS_NONE, .random = rng_u32(seed, branch, position)}};
     REQUIRE(engine_post(r->oracle, r->single, 0) == ENGINE_OK);
-    REQUIRE(engine_next(r->oracle, UINT64_MAX) == r->single);
+    REQUIRE(engine_next(r->oracle, ENGINE_POLICY, UINT64_MAX) == r->single);
     return r->single->outputs[0].sampled.token;
 }
 

@@ -1,8 +1,11 @@
 /* tests/gpu/bench_gpu.c: `make bench-gpu`: steps of a model on a GPU beside what the same GPU does at best in
  * the same run: copies for decoding, matrix products for prompts.
  *
- *   bench-gpu MODEL      prints `bar NAME VALUE >= LIMIT ok|short`, names in tests/bench/bars-gpu.txt
- *   bench-gpu --probe    0 where there is a GPU, otherwise 77
+ *   bench-gpu MODEL [PEER]   prints `bar NAME VALUE >= LIMIT ok|short`, names in tests/bench/bars-gpu.txt
+ *   bench-gpu --probe        0 where there is a GPU, otherwise 77
+ *
+ * PEER: what tests/bench/peers/transformers_gpu.py wrote just before, lines `NAME TOKENS_PER_S`; ours over
+ * theirs is printed as `ratio NAME VALUE`, or why it is not.
  *
  * Exits 0, 1 if a bar is short, 77 without a GPU. Each number is the median of STEPS steps after WARM. What a
  * decoding step must move: every weight but the embedding once, and the KV pages that attention counts. */
@@ -33,6 +36,7 @@ struct bench {
     double weights; /* that a token is multiplied with, the output matrix apart */
     double head;
     double bytes_per_s, operations_per_s;
+    const char *peer; /* path; NULL: none */
     uint32_t turn;
     bool is_short;
 };
@@ -73,8 +77,8 @@ static double step(struct bench *s)
 {
     uint64_t begin = now_ns();
     CHECK(engine_post(s->engine, s->batch, begin) == ENGINE_OK, "busy");
-    while (!engine_next(s->engine, now_ns())) {
-        struct pollfd fd = {.fd = engine_fd(s->engine), .events = POLLIN};
+    while (!engine_next(s->engine, ENGINE_POLICY, now_ns())) {
+        struct pollfd fd = {.fd = engine_fd(s->engine, ENGINE_POLICY), .events = POLLIN};
         CHECK(!engine_failure(s->engine), "%s", engine_failure(s->engine));
         (void)poll(&fd, 1, 1000); /* interrupted: asked again */
     }
@@ -111,13 +115,36 @@ static void bar(struct bench *s, const char *name, double value, double limit)
     s->is_short |= value < limit;
 }
 
+/* Ours over the peer's, both in tokens a second. */
+static void ratio(const struct bench *s, const char *name, double tokens_per_s)
+{
+    char line[128];
+    FILE *file = s->peer ? fopen(s->peer, "re") : NULL;
+    size_t length = strlen(name);
+    double its = 0;
+    while (file && fgets(line, sizeof line, file))
+        if (strncmp(line, name, length) == 0 && line[length] == ' ')
+            its = strtod(line + length, NULL);
+    if (its > 0)
+        printf("ratio %s %.2f (transformers %.0f tokens/s)\n", name, tokens_per_s / its, its);
+    else
+        printf("ratio %s not measured: %s\n", name,
+               file ? "transformers failed at it" : "transformers was not timed");
+    if (file)
+        (void)fclose(file); /* only read */
+}
+
+/* name: of the load, as the peer has it. */
 static void decode(struct bench *s, const char *name, const struct load *l, double limit)
 {
+    char of_bar[64];
     double kv_bytes, seconds = measure(s, l, &kv_bytes);
     double bytes = 2 * (s->weights + s->head) + kv_bytes;
     printf("%s: %u rows, %.2f ms a step, %.0f tokens/s, %.2f GB of KV\n", name, l->rows_count,
            seconds * 1e3, l->rows_count / seconds, kv_bytes / 1e9);
-    bar(s, name, bytes / seconds / s->bytes_per_s, limit);
+    (void)snprintf(of_bar, sizeof of_bar, "%s_bandwidth", name); /* fits */
+    bar(s, of_bar, bytes / seconds / s->bytes_per_s, limit);
+    ratio(s, name, l->rows_count / seconds);
 }
 
 static void prefill(struct bench *s)
@@ -126,6 +153,19 @@ static void prefill(struct bench *s)
     printf("prefill512: %.1f ms, %.0f tokens/s\n", seconds * 1e3, PREFILL / seconds);
     bar(s, "prefill512_matrix",
         2 * (s->weights * PREFILL + s->head) / seconds / s->operations_per_s, 0.3);
+    ratio(s, "prefill512", PREFILL / seconds);
+}
+
+/* The same decode steps, launched as they come. */
+static void eager(struct bench *s)
+{
+    double kv_bytes;
+    uint64_t runs = engine_model_graph_runs(s->engine);
+    engine_model_pad(s->engine, false);
+    double seconds = measure(s, &(struct load){1, 1, DECODE_POSITION, 0}, &kv_bytes);
+    printf("decode_b1 without graphs: %.2f ms a step; %" PRIu64 " steps before it were graphs\n",
+           seconds * 1e3, runs);
+    engine_model_pad(s->engine, true);
 }
 
 static void model_open(struct bench *s, const char *directory)
@@ -154,19 +194,21 @@ static void model_open(struct bench *s, const char *directory)
 int main(int argc, char **argv)
 {
     struct bench s = {0};
-    CHECK(argc == 2, "bench-gpu MODEL, or --probe");
+    CHECK(argc == 2 || argc == 3, "bench-gpu MODEL [PEER], or --probe");
     if (strcmp(argv[1], "--probe") == 0)
         return gpu_ops(1) ? 0 : 1;
     (void)gpu_ops(1); /* ends here without a GPU */
     gpu_measure(&s.bytes_per_s, &s.operations_per_s);
     printf("this GPU: %.0f GB/s read and written by copies, %.0f TFLOP/s of bf16 products\n",
            s.bytes_per_s / 1e9, s.operations_per_s / 1e12);
+    s.peer = argc == 3 ? argv[2] : NULL;
     model_open(&s, argv[1]);
-    decode(&s, "decode_b1_bandwidth", &(struct load){1, 1, DECODE_POSITION, 0}, 0.5);
-    decode(&s, "decode_b8_bandwidth", &(struct load){8, 1, DECODE_POSITION, 0}, 0.5);
-    decode(&s, "decode_b64_bandwidth", &(struct load){64, 1, DECODE_POSITION, 0}, 0.4);
-    decode(&s, "shared_prefix_b64_bandwidth",
+    decode(&s, "decode_b1", &(struct load){1, 1, DECODE_POSITION, 0}, 0.5);
+    decode(&s, "decode_b8", &(struct load){8, 1, DECODE_POSITION, 0}, 0.5);
+    decode(&s, "decode_b64", &(struct load){64, 1, DECODE_POSITION, 0}, 0.4);
+    decode(&s, "shared_prefix_b64",
            &(struct load){64, 1, SHARED_PAGES * OPS_PAGE_TOKENS + 100, SHARED_PAGES}, 0.4);
+    eager(&s);
     prefill(&s);
     engine_batch_free(s.batch);
     engine_close(s.engine);

@@ -11,10 +11,10 @@ void schedule_step(struct engine *engine, struct engine_batch *batch, float *all
     int result = all_logits ? engine_model_post_logits(engine, batch, all_logits)
                             : engine_post(engine, batch, 0);
     CHECK(result == ENGINE_OK, "post: %d", result);
-    struct pollfd fd = {.fd = engine_fd(engine), .events = POLLIN};
+    struct pollfd fd = {.fd = engine_fd(engine, batch->role), .events = POLLIN};
     CHECK(poll(&fd, 1, 120000) == 1, "a step took two minutes");
-    CHECK(engine_next(engine, 0) == batch, "readable, and no batch");
-    CHECK(!engine_next(engine, 0), "the batch came twice");
+    CHECK(engine_next(engine, batch->role, 0) == batch, "readable, and no batch");
+    CHECK(!engine_next(engine, batch->role, 0), "the batch came twice");
 }
 
 /* Page numbers come from a shuffled pool, so that neighbours in a table are not in memory. */

@@ -94,7 +94,7 @@ static uint32_t tokens_of(struct rig *r, const char *text, uint32_t *ids)
 
 static void wait_engine(const struct rig *r)
 {
-    struct pollfd fd = {.fd = engine_fd(r->engine), .events = POLLIN};
+    struct pollfd fd = {.fd = engine_fd(r->engine, ENGINE_EMBED), .events = POLLIN};
     (void)poll(&fd, 1, 1000);
 }
 

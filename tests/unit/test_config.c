@@ -64,8 +64,9 @@ static uint64_t value_of(const struct daemon_config *config, const struct config
 
 static bool is_number(const struct config_option *option)
 {
-    return option->type == CONFIG_U32 || option->type == CONFIG_U64 ||
-           option->type == CONFIG_POWER_OF_TWO || option->type == CONFIG_MODE;
+    return option->type == CONFIG_U32 || option->type == CONFIG_U32_OR_NONE ||
+           option->type == CONFIG_U64 || option->type == CONFIG_POWER_OF_TWO ||
+           option->type == CONFIG_MODE;
 }
 
 static void option_name(const struct config_option *option, char name[static 128])
@@ -147,7 +148,9 @@ static void config_range_edges(void **unused)
             set_refused_number(option, option->min * 3);
         }
         for (size_t j = 0; j < COUNT_OF(junk); j++) {
-            set_refused(option, junk[j]);
+            if (junk[j][0] != '\0' || option->type != CONFIG_U32_OR_NONE) {
+                set_refused(option, junk[j]);
+            }
         }
     }
 }
@@ -176,6 +179,8 @@ static void config_documented_ranges(void **unused)
         {"quota.queued_bytes", 1, 1ull << 40, 67108864},
         {"engine.step_tag", 0, 1048575, 0},
         {"engine.device", 0, 63, 0},
+        {"engine.reward_device", 0, 63, CONFIG_NONE},
+        {"engine.embed_device", 0, 63, CONFIG_NONE},
         {"engine.ranks", 1, 4, 1},
         {"engine.threads", 0, 1024, 0},
         {"engine.context_tokens", 0, 1048576, 0},
@@ -352,6 +357,28 @@ static void config_check_combinations(void **unused)
     assert_non_null(strstr(message, "[daemon] control_path = "));
 }
 
+static void config_check_holds_devices_to_their_roles(void **unused)
+{
+    (void)unused;
+    struct daemon_config config;
+    config_default(&config);
+    assert_int_equal(config.engine.reward_device, CONFIG_NONE);
+    assert_int_equal(config_set(&config, "engine.embed_device", "64", message, sizeof(message)),
+                     -EINVAL);
+    assert_string_equal(message, "[engine] embed_device = 64: accepted nothing, or 0 to 63");
+    assert_int_equal(config_set(&config, "engine.reward_device", "1", message, sizeof(message)), 0);
+    assert_int_equal(config_check(&config, message, sizeof(message)), -EINVAL);
+    assert_string_equal(message, "[engine] reward_device = 1: accepted only with reward, a model");
+    assert_int_equal(config_set(&config, "engine.reward", "/models/r", message, sizeof(message)),
+                     0);
+    assert_int_equal(config_check(&config, message, sizeof(message)), 0);
+    assert_int_equal(config_set(&config, "engine.backend", "cpu", message, sizeof(message)), 0);
+    assert_int_equal(config_check(&config, message, sizeof(message)), -EINVAL);
+    assert_string_equal(message, "[engine] reward_device = 1 with backend = cpu: accepted nothing");
+    assert_int_equal(config_set(&config, "engine.reward_device", "", message, sizeof(message)), 0);
+    assert_int_equal(config_check(&config, message, sizeof(message)), 0);
+}
+
 /* ---- properties -------------------------------------------------------------------------------- */
 
 /* A valid value for the option, at random. */
@@ -365,6 +392,11 @@ static void random_value(struct rng *rng, const struct config_option *option, ch
     case CONFIG_U32:
     case CONFIG_U64:
         (void)snprintf(text, 160, "%llu", (unsigned long long)number);
+        break;
+    case CONFIG_U32_OR_NONE:
+        text[0] = '\0';
+        if (rng_below(rng, 2))
+            (void)snprintf(text, 160, "%llu", (unsigned long long)number);
         break;
     case CONFIG_POWER_OF_TWO:
         number = 1ull << (20 + rng_below(rng, 17));
@@ -521,6 +553,7 @@ int main(void)
         cmocka_unit_test(config_file_forms),
         cmocka_unit_test(config_hostile_files),
         cmocka_unit_test(config_check_combinations),
+        cmocka_unit_test(config_check_holds_devices_to_their_roles),
         cmocka_unit_test(config_print_round_trips),
         cmocka_unit_test(config_all_or_nothing),
         cmocka_unit_test(config_shipped_file),

@@ -98,10 +98,10 @@ static int breaking_run(void *argument)
     fake_fail(fake_counts().calls + 30, FAKE_ERROR);
     fill(&r, g.tokens, 4, 4, ENGINE_WANT_TOKEN);
     CHECK(engine_post(r.engine, r.batch, 0) == ENGINE_OK, "busy");
-    struct pollfd fd = {.fd = engine_fd(r.engine), .events = POLLIN};
+    struct pollfd fd = {.fd = engine_fd(r.engine, ENGINE_POLICY), .events = POLLIN};
     uint64_t begin = now_ns();
     while (!engine_failure(r.engine)) {
-        CHECK(!engine_next(r.engine, 0), "a batch of a broken device came back");
+        CHECK(!engine_next(r.engine, ENGINE_POLICY, 0), "a batch of a broken device came back");
         CHECK(now_ns() - begin < 60 * NS_PER_S, "nobody says that it broke");
         (void)poll(&fd, 1, 10);
     }
@@ -109,7 +109,7 @@ static int breaking_run(void *argument)
     dynasor_cuda_failure(text);
     printf("%s; %s\n", engine_failure(r.engine), text);
     CHECK(strstr(text, fake_failed_call()), "the call is not named");
-    CHECK(!engine_next(r.engine, 0), "a batch of a broken device came back");
+    CHECK(!engine_next(r.engine, ENGINE_POLICY, 0), "a batch of a broken device came back");
     rig_close(&r);
     golden_free(&g);
     return 0;

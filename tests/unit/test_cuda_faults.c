@@ -76,6 +76,30 @@ static void launch_all(const struct ops *ops, struct ops_device *d, uint8_t *sla
     }
 }
 
+static void step_launch(const struct ops *ops, struct ops_device *d, uint8_t *slab, bool ranks)
+{
+    struct ops_matrix w = {.data = slab + 65536, .n = COLUMNS, .k = COLUMNS};
+    ops->gemm(d, &(struct ops_gemm){.y = (float *)(void *)(slab + 32768),
+                                    .x = (const float *)(const void *)slab,
+                                    .w = w,
+                                    .rows_count = ROWS});
+    if (ranks)
+        ops->all_reduce(d, &(struct ops_all_reduce){.x = (float *)(void *)(slab + 32768),
+                                                    .count = ROWS * COLUMNS});
+}
+
+/* As daemon/engine/forward.c does: launched as it comes where it is not recorded. */
+static void graph_use(const struct ops *ops, struct ops_device *d, uint8_t *slab, bool ranks)
+{
+    if (ops->graph_begin(d, 3)) {
+        step_launch(ops, d, slab, ranks);
+        ops->graph_end(d);
+    }
+    for (uint32_t i = 0; i < 2; i++)
+        if (!ops->graph_run(d, 3))
+            step_launch(ops, d, slab, ranks);
+}
+
 static int rank_use(struct rank *r, struct ops_device *d)
 {
     static float values[COLUMNS * COLUMNS], out[ROWS * COLUMNS];
@@ -90,6 +114,7 @@ static int rank_use(struct rank *r, struct ops_device *d)
         fake_hang();
     r->ops->copy_in(d, slab, values, ROWS * COLUMNS * sizeof(float));
     launch_all(r->ops, d, slab, r->fault->ranks);
+    graph_use(r->ops, d, slab, r->fault->ranks);
     r->ops->copy_out(d, r->number ? values : out, slab + 32768, sizeof out);
     int first = r->ops->sync(d), second = r->ops->sync(d);
     r->calls = fake_counts().calls;

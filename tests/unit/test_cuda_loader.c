@@ -53,6 +53,11 @@ static void opened(const struct cuda_request *request, struct cuda_gpus *gpus)
     int found = cuda_gpus_open(request, gpus, message);
     CHECK(found == CUDA_FOUND && gpus->ops, "%d: %s", found, message);
     CHECK(strstr(message, "Fake 0"), "%s", message);
+    for (uint32_t i = 0; i < request->ranks_count; i++) { /* each is named */
+        char name[16];
+        (void)snprintf(name, sizeof name, "Fake %d", request->devices[i]); /* fits */
+        CHECK(strstr(message, name), "%s: no %s", message, name);
+    }
 }
 
 static void loader_names_what_is_missing(void **state)
@@ -74,9 +79,15 @@ static void loader_names_what_is_missing(void **state)
     refused(&request, CUDA_NO_LOCK, "/nowhere");
     request = request_of(1);
     request.devices[0] = 4;
-    refused(&request, CUDA_NO_DEVICE, "GPU 4: there are GPUs 0 to 3");
-    request.devices[0] = -1;
-    refused(&request, CUDA_NO_DEVICE, "GPU -1");
+    refused(&request, CUDA_NO_SUCH_DEVICE, "GPU 4: there are GPUs 0 to 3");
+    request = request_of(2);
+    request.devices[1] = 9;
+    struct cuda_gpus gpus = {0};
+    char message[CUDA_TEXT_BYTES];
+    CHECK(cuda_gpus_open(&request, &gpus, message) == CUDA_NO_SUCH_DEVICE && gpus.missing == 9,
+          "%s: GPU %u", message, gpus.missing);
+    request.devices[1] = -1;
+    refused(&request, CUDA_NO_SUCH_DEVICE, "GPU -1");
     request = request_of(CUDA_RANKS_MAX + 1);
     refused(&request, CUDA_NO_DEVICE, "1 to 8");
 }
@@ -142,8 +153,11 @@ static void loader_survives_every_error_of_the_driver(void **state)
     fake_set(&fake);
     opened(&request, &gpus); /* there is no other call */
     CHECK(gpus.locks_count == 2, "%u locks of two devices", gpus.locks_count);
-    /* GPU 0 has a GiB; two ranks share GPU 1, whose smaller answer is two. */
-    CHECK(gpus.memory_bytes == 1ull << 30, "%" PRIu64 " bytes", gpus.memory_bytes);
+    /* GPU 0 has a GiB; two ranks share GPU 1, which says two to one and three to the other. */
+    CHECK(gpus.memory_bytes[0] == 1ull << 30 && gpus.memory_bytes[1] == 1ull << 30 &&
+              gpus.memory_bytes[2] == 3ull << 29,
+          "%" PRIu64 ", %" PRIu64 ", %" PRIu64 " bytes", gpus.memory_bytes[0], gpus.memory_bytes[1],
+          gpus.memory_bytes[2]);
     cuda_gpus_close(&gpus);
 }
 
@@ -173,7 +187,7 @@ static void loader_gives_a_device_to_one_daemon(void **state)
     other.devices[0] = 3;
     char message[CUDA_TEXT_BYTES];
     CHECK(cuda_gpus_open(&other, &more, message) == CUDA_FOUND, "%s", message);
-    CHECK(more.memory_bytes == 1ull << 30, "%" PRIu64 " bytes", more.memory_bytes);
+    CHECK(more.memory_bytes[0] == 1ull << 30, "%" PRIu64 " bytes", more.memory_bytes[0]);
     cuda_gpus_close(&more);
     cuda_gpus_close(&gpus);
     CHECK(pipe(to) == 0, "pipe");

@@ -57,7 +57,7 @@ static uint32_t token_of(struct rig *r, uint32_t random)
 {
     fill(r, &random, 1);
     assert_int_equal(engine_post(r->engine, r->batch, 0), ENGINE_OK);
-    assert_ptr_equal(engine_next(r->engine, engine_due_ns(r->engine)), r->batch);
+    assert_ptr_equal(engine_next(r->engine, ENGINE_POLICY, engine_due_ns(r->engine)), r->batch);
     return r->batch->outputs[0].sampled.token;
 }
 
@@ -67,7 +67,7 @@ static void engine_without_a_step_has_nothing(void **state)
     (void)state;
     rig_open(&r);
     assert_int_equal(engine_due_ns(r.engine), UINT64_MAX);
-    assert_null(engine_next(r.engine, UINT64_MAX));
+    assert_null(engine_next(r.engine, ENGINE_POLICY, UINT64_MAX));
     rig_close(&r);
     engine_close(NULL);
 }
@@ -82,10 +82,10 @@ static void engine_step_costs_the_same_whatever_its_rows(void **state)
         fill(&r, random, count);
         assert_int_equal(engine_post(r.engine, r.batch, 500), ENGINE_OK);
         assert_int_equal(engine_due_ns(r.engine), 500 + STEP_NS);
-        assert_null(engine_next(r.engine, 500 + STEP_NS - 1));
-        assert_ptr_equal(engine_next(r.engine, 500 + STEP_NS), r.batch);
+        assert_null(engine_next(r.engine, ENGINE_POLICY, 500 + STEP_NS - 1));
+        assert_ptr_equal(engine_next(r.engine, ENGINE_POLICY, 500 + STEP_NS), r.batch);
         assert_int_equal(engine_due_ns(r.engine), UINT64_MAX);
-        assert_null(engine_next(r.engine, UINT64_MAX)); /* handed out once */
+        assert_null(engine_next(r.engine, ENGINE_POLICY, UINT64_MAX)); /* handed out once */
     }
     rig_close(&r);
 }
@@ -116,7 +116,7 @@ static void engine_has_one_step_in_flight(void **state)
     second->rows_count = second->tokens_count = 1;
     assert_int_equal(engine_post(r.engine, second, 0), ENGINE_E_BUSY);
     assert_int_equal(engine_due_ns(r.engine), STEP_NS); /* the refused one changed nothing */
-    assert_ptr_equal(engine_next(r.engine, STEP_NS), r.batch);
+    assert_ptr_equal(engine_next(r.engine, ENGINE_POLICY, STEP_NS), r.batch);
     engine_batch_free(second);
     rig_close(&r);
 }
@@ -134,7 +134,7 @@ static void engine_tokens_depend_on_the_random_bits_alone(void **state)
         rng_fill(&rng, random, sizeof random);
         fill(&crowd, random, count);
         assert_int_equal(engine_post(crowd.engine, crowd.batch, 0), ENGINE_OK);
-        assert_ptr_equal(engine_next(crowd.engine, UINT64_MAX), crowd.batch);
+        assert_ptr_equal(engine_next(crowd.engine, ENGINE_POLICY, UINT64_MAX), crowd.batch);
         for (uint32_t i = count; i-- > 0; tried++) /* in another order */
             assert_int_equal(crowd.batch->outputs[i].sampled.token, token_of(&alone, random[i]));
     }
@@ -151,7 +151,7 @@ static void engine_forced_token_is_the_token(void **state)
     fill(&r, &random, 1);
     r.batch->rows[0].sampling.forced_token = 'Q';
     assert_int_equal(engine_post(r.engine, r.batch, 0), ENGINE_OK);
-    assert_ptr_equal(engine_next(r.engine, STEP_NS), r.batch);
+    assert_ptr_equal(engine_next(r.engine, ENGINE_POLICY, STEP_NS), r.batch);
     assert_int_equal(r.batch->outputs[0].sampled.token, 'Q');
     rig_close(&r);
 }

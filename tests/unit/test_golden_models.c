@@ -175,8 +175,8 @@ static void fill(struct rig *r, const uint32_t *tokens, uint32_t position, uint3
 
 static void wait_done(struct rig *r)
 {
-    struct pollfd fd = {.fd = engine_fd(r->engine), .events = POLLIN};
-    while (!engine_next(r->engine, 0))
+    struct pollfd fd = {.fd = engine_fd(r->engine, r->batch->role), .events = POLLIN};
+    while (!engine_next(r->engine, r->batch->role, 0))
         (void)poll(&fd, 1, 1000);
 }
 

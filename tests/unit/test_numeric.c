@@ -17,8 +17,8 @@
 static void step(struct engine *engine, struct engine_batch *b)
 {
     CHECK(engine_post(engine, b, 0) == ENGINE_OK, "busy");
-    struct pollfd fd = {.fd = engine_fd(engine), .events = POLLIN};
-    while (!engine_next(engine, 0))
+    struct pollfd fd = {.fd = engine_fd(engine, b->role), .events = POLLIN};
+    while (!engine_next(engine, b->role, 0))
         (void)poll(&fd, 1, 1000);
 }
 

@@ -20,6 +20,7 @@
 #include <sys/resource.h>
 #include <cmocka.h>
 
+#include "daemon/engine/engine_model.h"
 #include "daemon/sched/sched.h"
 #include "tests/bench/count_malloc.h"
 #include "tests/lib/check.h"
@@ -573,10 +574,10 @@ static bool run_forced(struct rig *r, struct life *l, const struct force *forces
         (void)sched_poll(r->sched, 0);
         for (uint32_t i = 0; i < count; i++)
             if (forces[i].step == n && forces[i].in_flight) {
-                missed |= !engine_busy(r->engine);
+                missed |= !engine_busy(r->engine, ENGINE_POLICY);
                 sched_force(r->sched, l->seq, forces[i].token);
             }
-        while (engine_busy(r->engine) && sched_poll(r->sched, 0) == 0)
+        while (engine_busy(r->engine, ENGINE_POLICY) && sched_poll(r->sched, 0) == 0)
             (void)poll(&fd, 1, 1000);
         while (sched_next(r->sched, &result))
             l->own[l->own_count++].token = result.sampled.token;
@@ -636,7 +637,7 @@ static void dots_read(struct rig *r, uint32_t seq, uint32_t count, uint32_t toke
     struct pollfd fd = {.fd = sched_fd(r->sched), .events = POLLIN};
     struct sched_result result;
     for (uint32_t n = 0; n < count;) {
-        while (sched_poll(r->sched, 0) == 0 || engine_busy(r->engine))
+        while (sched_poll(r->sched, 0) == 0 || engine_busy(r->engine, ENGINE_POLICY))
             (void)poll(&fd, 1, 1000);
         while (sched_next(r->sched, &result)) {
             if (result.seq != seq || result.kind != SCHED_TOKEN || n == count)
@@ -683,6 +684,68 @@ static void sched_forks_have_their_own_dots(void **state)
     rig_close(&r);
 }
 
+/* One step to its end: how many results it brought, and how many bytes of KV attention read for them. */
+static uint32_t step_measured(struct rig *r, uint64_t *ret_kv_bytes)
+{
+    struct pollfd fd = {.fd = sched_fd(r->sched), .events = POLLIN};
+    struct sched_result result;
+    uint32_t count = 0;
+    assert_false(engine_busy(r->engine, ENGINE_POLICY));
+    *ret_kv_bytes = engine_model_kv_bytes_read(r->engine);
+    while (sched_poll(r->sched, 0) == 0 || engine_busy(r->engine, ENGINE_POLICY))
+        (void)poll(&fd, 1, 1000);
+    *ret_kv_bytes = engine_model_kv_bytes_read(r->engine) - *ret_kv_bytes;
+    while (sched_next(r->sched, &result))
+        count++;
+    return count;
+}
+
+/* Gangs whose branches come by turns: a page that a gang shares is read once, whoever came between. */
+static void sched_a_gang_shares_its_pages(void **state)
+{
+    (void)state;
+    enum { GANGS = 2, FORKS = 5, COMMON = 100, WHOLE = COMMON / OPS_PAGE_TOKENS };
+    struct life like[GANGS] = {0};
+    struct rig r;
+    uint32_t stems[GANGS], forks[GANGS][FORKS];
+    uint64_t bytes, page_bytes = 0;
+    engine_make(&r, TINY_LLAMA, PAGES, ROWS_MAX);
+    sched_make(&r, 0);
+    for (uint32_t count = 1; count <= FORKS; count++)
+        for (uint32_t g = 0; g < GANGS; g++) {
+            struct sched_seq_args args = args_of(&like[g], g, 1);
+            if (count == 1) {
+                like[g] = (struct life){.prompt_count = COMMON, .wanted = OWN_MAX, .seed = g};
+                for (uint32_t i = 0; i < COMMON; i++)
+                    like[g].prompt[i] = (i * 11 + g) % TINY_VOCABULARY;
+                args = args_of(&like[g], g, 1);
+                args.stem = true;
+                assert_int_equal(sched_add(r.sched, &args, &stems[g]), SCHED_OK);
+                for (uint32_t i = 0; i < COMMON; i += TOKENS_MAX)
+                    (void)step_measured(&r, &bytes);
+                args.stem = false;
+            }
+            args.branch = count;
+            args.max_tokens = 40;
+            args.prompt_tokens = 0;
+            assert_int_equal(sched_fork(r.sched, stems[g], &args, &forks[g][count - 1]), SCHED_OK);
+            uint32_t rows = (count - 1) * GANGS + g + 1, gangs = count > 1 ? GANGS : g + 1;
+            assert_int_equal(step_measured(&r, &bytes), rows); /* copies the page begun */
+            assert_int_equal(step_measured(&r, &bytes), rows);
+            page_bytes = rows == 1 ? bytes / (WHOLE + 1) : page_bytes;
+            assert_int_equal(bytes, page_bytes * (gangs * WHOLE + rows));
+        }
+    for (uint32_t g = 0; g < GANGS; g++) { /* who comes back stands with its gang again */
+        sched_pause(r.sched, forks[g][2]);
+        assert_int_equal(step_measured(&r, &bytes), GANGS * FORKS - 1);
+        sched_resume(r.sched, forks[g][2]);
+        assert_int_equal(step_measured(&r, &bytes), GANGS * FORKS);
+        assert_int_equal(bytes, page_bytes * (GANGS * WHOLE + GANGS * FORKS));
+    }
+    sched_free(r.sched);
+    rig_close(&r);
+}
+
 enum misuse { ADD, FORK, POST, NO_MISUSE };
 
 /* Everything is made in the child: threads do not come along. */
@@ -713,7 +776,7 @@ static int unknown_token(void *argument)
     batch->rows[0] = (struct engine_row){.tokens_count = 1};
     batch->tokens[0] = what == POST ? unknown : unknown - 1;
     assert_int_equal(engine_post(r.engine, batch, 0), ENGINE_OK);
-    while (!engine_next(r.engine, 0))
+    while (!engine_next(r.engine, ENGINE_POLICY, 0))
         (void)sched_yield();
     return 0;
 }
@@ -731,6 +794,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sched_a_forced_token_is_the_next),
         cmocka_unit_test(sched_forks_have_their_own_dots),
+        cmocka_unit_test(sched_a_gang_shares_its_pages),
         cmocka_unit_test(sched_sequences_write_what_they_write_alone),
         cmocka_unit_test(sched_penalties_of_more_than_a_batch_holds_take_turns),
         cmocka_unit_test(sched_a_tenant_cannot_tell_what_another_asked),

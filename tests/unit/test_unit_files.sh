@@ -28,7 +28,22 @@ out=$(SYSTEMD_UNIT_PATH="$root/usr/lib/systemd/system:" \
     systemd-analyze verify --man=no --recursive-errors=no "${units[@]}" 2>&1)
 bad=$(echo "$out" | grep -E 'dynasord' | grep -v 'Command /usr/sbin/dynasord is not executable')
 [ -z "$bad" ] || fail "$bad"
-# The check above must be able to fail.
+# What drop-ins change is read without a complaint as well, and weakens nothing else.
+for conf in systemd/drop-ins/*.conf; do
+    mkdir -p "$root/usr/lib/systemd/system/dynasord.service.d"
+    cp "$conf" "$root/usr/lib/systemd/system/dynasord.service.d/"
+    out=$(SYSTEMD_UNIT_PATH="$root/usr/lib/systemd/system:" \
+        systemd-analyze verify --man=no --recursive-errors=no "${units[@]}" 2>&1)
+    bad=$(echo "$out" | grep -E "dynasord|$(basename "$conf")" | grep -v 'Command /usr/sbin/dynasord is not executable')
+    [ -z "$bad" ] || fail "$bad"
+    grep -qF "systemd/drop-ins/$(basename "$conf")" docs/OPERATIONS.md || fail "$conf stands in no documentation"
+done
+# The checks above must be able to fail.
+sed -i 's/^MemoryDenyWriteExecute=/MemoryDenyWritExecute=/' "$root/usr/lib/systemd/system/dynasord.service.d/jit.conf"
+out=$(SYSTEMD_UNIT_PATH="$root/usr/lib/systemd/system:" \
+    systemd-analyze verify --man=no --recursive-errors=no "${units[@]}" 2>&1)
+echo "$out" | grep -q MemoryDenyWritExecute || fail "systemd-analyze verify does not read drop-ins: $out"
+rm -r "$root/usr/lib/systemd/system/dynasord.service.d"
 sed 's/^WatchdogSec=.*/WatchdgSec=20s/' systemd/dynasord.service \
     >"$root/usr/lib/systemd/system/dynasord.service"
 out=$(SYSTEMD_UNIT_PATH="$root/usr/lib/systemd/system:" \
@@ -45,6 +60,14 @@ has dynasord.service 'LimitCORE=0'
 has dynasord.service 'RestartPreventExitStatus=78 69'
 grep -q '^RuntimeDirectory=' systemd/dynasord.service && fail 'a stop would remove the sockets'
 has dynasord.service 'RestrictAddressFamilies=AF_UNIX'
+has dynasord.service 'MemoryDenyWriteExecute=yes'
+# GPUs must stay in reach, and other devices out of it.
+has dynasord.service 'PrivateDevices=no'
+has dynasord.service 'DevicePolicy=closed'
+for devices in nvidia nvidia-frontend nvidiactl nvidia-uvm nvidia-caps; do
+    has dynasord.service "DeviceAllow=char-$devices rw"
+done
+has dynasord.service 'ProcSubset=all' # the driver reads /proc/driver/nvidia
 has dynasord.socket 'FileDescriptorName=dynasor.sock'
 has dynasord.socket 'ListenSequentialPacket=/run/dynasor/dynasor.sock'
 has dynasord-control.socket 'FileDescriptorName=control.sock'

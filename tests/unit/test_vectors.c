@@ -88,8 +88,8 @@ static void vector_aside(struct rig *r, enum engine_role role, const char *text,
     for (uint32_t i = 0; i < batch->pages_stride; i++)
         batch->pages[i] = i;
     assert_int_equal(engine_post(r->engine, batch, 0), ENGINE_OK);
-    while (!engine_next(r->engine, 0)) {
-        struct pollfd fd = {.fd = engine_fd(r->engine), .events = POLLIN};
+    while (!engine_next(r->engine, batch->role, 0)) {
+        struct pollfd fd = {.fd = engine_fd(r->engine, batch->role), .events = POLLIN};
         (void)poll(&fd, 1, 1000);
     }
     memcpy(vector, batch->vectors, info.vector_size * sizeof *vector);

@@ -38,6 +38,10 @@ uint32_t algorithm_number(const char *name);
 void experiment_set(struct experiment *e, const char *name, const char *value);
 /* Of the algorithm's default where it has one. */
 uint32_t experiment_cap(const struct experiment *e);
+struct parameters experiment_parameters(const struct experiment *e);
+/* The programs of each seed are one batch, in the order of the work (docs/CERTAINDEX.md): all of them have to
+ * be in flight. */
+bool experiment_batched(const struct experiment *e);
 
 /* ---- what came out ------------------------------------------------------------------------------ */
 

@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "daemon/program/budget.h"
 #include "tests/bench/batch/figures.h"
 
 FILE *figure_open(const char *out, const char *name, const char *columns)
@@ -249,97 +248,6 @@ static void figure_others(const char *folder, const char *out)
     }
     figure_close(file);
     study_close(&study);
-}
-
-/* ---- budget --------------------------------------------------------------------------------------- */
-
-#define BUDGET_CAP 10u /* of even, for the same tokens */
-#define BUDGET_STEP 1u
-#define BUDGET_KEPT 0.99 /* a grant is an estimate: the total is not passed */
-
-/* One batch: all programs of a seed. Takes what is granted, until the total is spent. */
-static double budget_batch(const struct study *s, const struct policy_options *options,
-                           const uint32_t *runs, uint32_t count, uint32_t *ret_knob)
-{
-    struct budget_member *members = need(calloc(count, sizeof *members));
-    struct budget budget = {.total = 0};
-    double even = 0;
-    for (uint32_t i = 0; i < count; i++) {
-        const struct log_run *run = &s->log.runs[runs[i]];
-        members[i] = (struct budget_member){.cost = 1, .knob_max = run->count};
-        even += (double)s->log.tokens[run->first + BUDGET_CAP - 1];
-    }
-    budget.total = (uint64_t)(BUDGET_KEPT * even);
-    for (uint32_t step = options->detect; budget_round(&budget, members, count, step) > 0;
-         step = BUDGET_STEP) {
-        budget.spent = 0;
-        for (uint32_t i = 0; i < count; i++) {
-            struct budget_member *m = &members[i];
-            const struct log_run *run = &s->log.runs[runs[i]];
-            m->knob_done = m->settled ? m->knob_done : m->knob_grant;
-            uint64_t used = m->knob_done ? s->log.tokens[run->first + m->knob_done - 1] : 0;
-            budget.spent += used;
-            m->cost = m->knob_done ? (used + m->knob_done - 1) / m->knob_done : 1;
-            struct certaindex seen =
-                replay_signals(s->log.runs ? &s->log : NULL, runs[i], options, m->knob_done);
-            const struct policy_limits_row *row = NULL;
-            for (uint32_t k = 0; k < options->limits_count; k++)
-                if (options->limits[k].knob <= m->knob_done)
-                    row = &options->limits[k];
-            m->settled |=
-                m->knob_done == m->knob_max || (row && certaindex_is_certain(&seen, &row->limits));
-            m->priority = seen.value[CERTAINDEX_CERTAINTY];
-        }
-    }
-    for (uint32_t i = 0; i < count; i++)
-        ret_knob[i] = members[i].knob_done;
-    free(members);
-    return even;
-}
-
-static void figure_budget(const char *folder, const char *out)
-{
-    struct study s;
-    struct profile profile;
-    if (!study_open(folder, "sc-words", &s))
-        return;
-    if (!study_profile(folder, "sc-words-static", &profile) || s.log.runs[0].count < BUDGET_CAP) {
-        study_close(&s);
-        return;
-    }
-    uint32_t count = s.items.count, seeds = count / s.items.problems_count;
-    struct pair *pairs = need(calloc(s.items.problems_count, sizeof *pairs));
-    uint32_t *runs = need(calloc(count, sizeof *runs)), *knob = need(calloc(count, sizeof *knob));
-    for (uint32_t seed = 0; seed < seeds; seed++) {
-        uint32_t batch = 0;
-        for (uint32_t i = seed; i < count; i += seeds)
-            runs[batch++] = i;
-        (void)budget_batch(&s, &profile.policy, runs, batch, knob);
-        for (uint32_t i = 0; i < batch; i++) {
-            uint32_t first = s.log.runs[runs[i]].first;
-            struct pair *p = &pairs[i];
-            p->programs++;
-            p->a_right += s.log.right[first + BUDGET_CAP - 1] > 0;
-            p->a_tokens += (double)s.log.tokens[first + BUDGET_CAP - 1];
-            p->b_right += knob[i] && s.log.right[first + knob[i] - 1] > 0;
-            p->b_tokens += knob[i] ? (double)s.log.tokens[first + knob[i] - 1] : 0;
-        }
-    }
-    struct interval gained, saved;
-    bootstrap_pairs(pairs, s.items.problems_count, 24, &gained, &saved);
-    FILE *file = figure_open(out, "budget", "cap\tgained\tgained_low\tgained_high\tsaved");
-    if (file)
-        (void)fprintf(file, "%u\t%.3f\t%.3f\t%.3f\t%.3f\n", BUDGET_CAP, gained.value, gained.low,
-                      gained.high, saved.value);
-    printf("\nbudget of even at %u samples: %+.2f [%+.2f, %+.2f] points, %.2f %% of its tokens\n",
-           BUDGET_CAP, gained.value, gained.low, gained.high, 100 - saved.value);
-    programs_bar_set("budget_tokens", 1 - saved.value / 100);
-    programs_bar_set("budget_gain_low", gained.low);
-    figure_close(file);
-    free(pairs);
-    free(runs);
-    free(knob);
-    study_close(&s);
 }
 
 /* ---- trees against best of n ----------------------------------------------------------------------- */

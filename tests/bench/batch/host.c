@@ -17,6 +17,14 @@
 #define RING 65536u
 #define PROMPT_BYTES_MAX 8192u
 
+#define IDLE_NS (1000ull * 3600 * 1000000000) /* a batch may wait for places as long as it takes */
+
+struct seat { /* of a program in a batch */
+    uint32_t number;
+    uint32_t programs;
+    uint32_t place;
+};
+
 struct flight { /* a program that is under way */
     struct item *item;
     const struct work *work;
@@ -74,6 +82,7 @@ struct host *host_open(const char *policy, const char *reward, uint32_t programs
                                                    .codec = h->codec,
                                                    .policy = h->policy,
                                                    .reward = h->reward,
+                                                   .idle_ns = IDLE_NS,
                                                    .observer = &h->observer},
                          &h->programs);
     if (r != 0)
@@ -103,14 +112,19 @@ static uint64_t steps_now(const struct host *h)
 }
 
 static void submit(struct host *h, const struct experiment *e, const struct work *work,
-                   struct item *item)
+                   const struct seat *seat, struct item *item)
 {
     size_t room = strlen(work->problem->text) + sizeof LONG_ASK;
     char *prompt = need(malloc(room));
     (void)snprintf(prompt, room, "%s%s", e->task == TASK_LONG ? LONG_ASK : "", work->problem->text);
-    struct program_setting settings[SETTINGS_MAX + 1];
+    const struct program_setting of_batch[] = {{DYNASOR_PARAMETER_BATCH, seat->number},
+                                               {DYNASOR_PARAMETER_BATCH_PROGRAMS, seat->programs},
+                                               {DYNASOR_PARAMETER_BATCH_PLACE, seat->place}};
+    struct program_setting settings[SETTINGS_MAX + 4];
     memcpy(settings, e->settings, sizeof e->settings);
     uint32_t settings_count = e->settings_count;
+    for (uint32_t i = 0; seat->number && i < sizeof of_batch / sizeof of_batch[0]; i++)
+        settings[settings_count++] = of_batch[i];
     if (e->cap)
         settings[settings_count++] =
             (struct program_setting){.parameter = DYNASOR_PARAMETER_CAP, .value = e->cap};
@@ -267,16 +281,32 @@ static void wait_for_work(struct host *h)
     (void)poll(polled, PROGRAMS_FDS, 100); /* asked again either way */
 }
 
-static void report(const char *name, uint32_t done, uint32_t count, uint64_t begin_ns,
-                   uint64_t *last_ns)
+/* In which order programs are submitted, and where each has its seat. A batch after the other: one that is
+ * complete ends by itself, and makes room for the next. */
+static struct seat *seats_make(const struct host *h, const struct experiment *e,
+                               const struct work *work, uint32_t count, uint32_t *order)
 {
-    uint64_t now = clock_now_ns();
-    if (!name || (now - *last_ns < 1000000000u && done < count))
-        return;
-    double seconds = (double)(now - begin_ns) / 1e9;
-    (void)fprintf(stderr, "\r%s: %u of %u programs, %.0f s, %.0f s left  %s", name, done, count,
-                  seconds, done ? seconds / done * (count - done) : 0, done == count ? "\n" : "");
-    *last_ns = now;
+    struct seat *seats = need(calloc(count + 1, sizeof *seats));
+    uint32_t taken = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        if (!experiment_batched(e))
+            order[taken++] = i;
+        if (!experiment_batched(e) || seats[i].number)
+            continue;
+        uint32_t first = taken;
+        for (uint32_t k = i; k < count; k++) {
+            if (work[k].seed != work[i].seed)
+                continue;
+            seats[k] = (struct seat){.number = work[i].seed + 1, .place = taken - first};
+            order[taken++] = k;
+        }
+        for (uint32_t k = first; k < taken; k++)
+            seats[order[k]].programs = taken - first;
+        if (taken - first > h->programs_max)
+            fail("a batch of %u programs is more than --programs %u", taken - first,
+                 h->programs_max);
+    }
+    return seats;
 }
 
 void host_run(struct host *h, const struct experiment *e, const struct work *work, uint32_t count,
@@ -284,11 +314,16 @@ void host_run(struct host *h, const struct experiment *e, const struct work *wor
 {
     struct items items = {.experiment = *e, .count = count};
     items.all = need(calloc(count ? count : 1, sizeof *items.all));
-    uint64_t begin_ns = clock_now_ns(), said_ns = begin_ns;
+    uint64_t begin_ns = clock_now_ns();
+    struct progress said = {progress, "programs", begin_ns, begin_ns};
     uint32_t next = 0, done = 0;
+    uint32_t *order = need(calloc(count + 1, sizeof *order));
+    struct seat *seats = seats_make(h, e, work, count, order);
     while (done < count) {
-        for (; next < count && next - done < h->programs_max; next++)
-            submit(h, e, &work[next], &items.all[next]);
+        for (; next < count && next - done < h->programs_max; next++) {
+            uint32_t at = order[next];
+            submit(h, e, &work[at], &seats[at], &items.all[at]);
+        }
         uint32_t handle, did = programs_poll(h->programs, clock_now_ns());
         answers_take(h, e);
         while (program_next(h->programs, &handle)) {
@@ -302,8 +337,10 @@ void host_run(struct host *h, const struct experiment *e, const struct work *wor
         }
         if (did == 0 && programs_due_ns(h->programs) == UINT64_MAX)
             wait_for_work(h);
-        report(progress, done, count, begin_ns, &said_ns);
+        progress_say(&said, done, count);
     }
+    free(order);
+    free(seats);
     items.seconds = (double)(clock_now_ns() - begin_ns) / 1e9;
     for (uint32_t i = 0; i < count; i++)
         items.problems_count += i == 0 || items.all[i].problem != items.all[i - 1].problem;

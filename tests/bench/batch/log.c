@@ -35,6 +35,8 @@ void experiment_set(struct experiment *e, const char *name, const char *value)
             (range.whole && floor(number) < number))
             fail("%s=%s: accepted %g to %g%s", name, value, range.least, range.most,
                  range.whole ? ", whole" : "");
+        if (p >= DYNASOR_PARAMETER_BATCH && p <= DYNASOR_PARAMETER_BATCH_PLACE)
+            fail("%s: the programs of a seed are a batch where batch_tokens is set", name);
         if (p == DYNASOR_PARAMETER_CAP)
             e->cap = (uint32_t)number;
         else if (e->settings_count < SETTINGS_MAX)
@@ -47,11 +49,26 @@ void experiment_set(struct experiment *e, const char *name, const char *value)
     fail("%s: %s has no such parameter", name, algorithm_get(e->algorithm)->name);
 }
 
+struct parameters experiment_parameters(const struct experiment *e)
+{
+    struct parameters p;
+    parameters_default(e->algorithm, &p);
+    for (uint32_t i = 0; i < e->settings_count; i++)
+        p.value[e->settings[i].parameter] = e->settings[i].value;
+    if (e->cap)
+        p.value[DYNASOR_PARAMETER_CAP] = e->cap;
+    return p;
+}
+
 uint32_t experiment_cap(const struct experiment *e)
 {
-    struct parameters defaults;
-    parameters_default(e->algorithm, &defaults);
-    return e->cap ? e->cap : parameter_whole(&defaults, DYNASOR_PARAMETER_CAP);
+    struct parameters p = experiment_parameters(e);
+    return parameter_whole(&p, DYNASOR_PARAMETER_CAP);
+}
+
+bool experiment_batched(const struct experiment *e)
+{
+    return experiment_parameters(e).value[DYNASOR_PARAMETER_BATCH_TOKENS] > 0;
 }
 
 void items_free(struct items *items)
@@ -76,7 +93,7 @@ static void header_write(FILE *file, const struct items *items)
     for (uint32_t i = 0; i < e->settings_count; i++) {
         struct parameter_range range;
         if (parameter_range(e->algorithm, e->settings[i].parameter, &range))
-            (void)fprintf(file, " %s=%g", range.name, e->settings[i].value);
+            (void)fprintf(file, " %s=%.15g", range.name, e->settings[i].value);
     }
     (void)fprintf(file, "\n" NAMES "\n");
 }

@@ -8,7 +8,9 @@
  *
  * Every cap is run with `even` first, unless --alone, and then with each policy. --log writes a run log
  * (dynasor-calibrate reads it), --rows compact ones, which make bench-programs reads: a file for each
- * policy and cap, or the one file of a single one. --policy-set changes the policies that follow it. */
+ * policy and cap, or the one file of a single one. --policy-set changes the policies that follow it.
+ * --set batch_tokens=N makes a batch of the programs of each seed, with N tokens for all of them; batch_cap and
+ * batch_step go with it (docs/CERTAINDEX.md). */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -324,6 +326,8 @@ int bench_batch_main(int argc, char **argv)
     struct problems problems;
     uint32_t count;
     struct work *work = work_make(&o, &problems, &count);
+    if (experiment_batched(&o.experiment) && count / o.seeds > o.programs_max)
+        o.programs_max = count / o.seeds;
     struct host *host = host_open(o.policy, o.reward, o.programs_max);
     FILE *csv = file_open(o.csv), *log = file_open(o.log);
     run_all(&o, host, work, count, csv, log);

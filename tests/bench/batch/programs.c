@@ -4,7 +4,8 @@
  *       [--policy DIR --reward DIR --tasks DIR [--percent P] [--seed N]]
  *   dynasor-bench programs --names
  *
- * Runs P percent (1) of each log's programs again, which must give the same tokens; then computes every
+ * Runs P percent (1) of each log's programs again, which must give the same tokens, and of a log of batches one
+ * whole batch; then computes every
  * figure from the logs, writes tables to --out, and prints `bar NAME VALUE OP LIMIT ok|short` lines.
  * --value is a bar that was measured elsewhere. Exits 0, 1 when a bar is short, 2 for wrong arguments. */
 #include <dirent.h>
@@ -67,9 +68,11 @@ static void replay_log(const struct options *o, struct host *host, const char *n
     struct work *work = need(calloc(items.count + 1, sizeof *work));
     const struct item **expected = need(calloc(items.count + 1, sizeof *expected));
     uint32_t count = 0, least = items.count ? (uint32_t)(scatter(o->seed + 7) % items.count) : 0;
+    bool batched = experiment_batched(e);
     for (uint32_t i = 0; i < items.count; i++) {
         double at = (double)(scatter(o->seed + i * 0x9e3779b97f4a7c15u) >> 11) / 9007199254740992.0;
-        if (i != least && at * 100 >= o->percent)
+        if (batched ? items.all[i].seed != items.all[least].seed
+                    : i != least && at * 100 >= o->percent)
             continue;
         if (items.all[i].problem >= problems.count)
             fail("%s: problem %u is not in the set", name, items.all[i].problem);
@@ -77,7 +80,10 @@ static void replay_log(const struct options *o, struct host *host, const char *n
                                     .seed = items.all[i].seed};
         expected[count++] = &items.all[i];
     }
-    host_run(host, e, work, count, NULL, &fresh);
+    struct host *whole = batched ? host_open(o->policy, o->reward, count) : NULL;
+    host_run(whole ? whole : host, e, work, count, NULL, &fresh);
+    if (whole)
+        host_close(whole);
     uint32_t differ = 0;
     for (uint32_t i = 0; i < count; i++) {
         const struct item *a = expected[i], *b = &fresh.all[i];

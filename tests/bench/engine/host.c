@@ -46,9 +46,9 @@ static int null_post(struct engine *e, struct engine_batch *batch, uint64_t now_
     return ENGINE_OK;
 }
 
-static struct engine_batch *null_next(struct engine *e, uint64_t now_ns)
+static struct engine_batch *null_next(struct engine *e, uint32_t place, uint64_t now_ns)
 {
-    (void)now_ns;
+    (void)place, (void)now_ns;
     struct engine_batch *batch = of(e)->batch;
     of(e)->batch = NULL;
     for (uint32_t i = 0; batch && i < batch->rows_count; i++)
@@ -63,9 +63,9 @@ static uint64_t null_due_ns(const struct engine *e)
     return 0;
 }
 
-static int null_fd(const struct engine *e)
+static int null_fd(const struct engine *e, uint32_t place)
 {
-    (void)e;
+    (void)e, (void)place;
     return -1;
 }
 

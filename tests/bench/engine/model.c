@@ -74,8 +74,8 @@ static int step(struct bench *s, double *ret_s)
     uint64_t begin_ns = clock_now_ns();
     if (engine_post(s->engine, s->batch, begin_ns) != ENGINE_OK)
         return 1;
-    while (!engine_next(s->engine, clock_now_ns())) {
-        struct pollfd fd = {.fd = engine_fd(s->engine), .events = POLLIN};
+    while (!engine_next(s->engine, ENGINE_POLICY, clock_now_ns())) {
+        struct pollfd fd = {.fd = engine_fd(s->engine, ENGINE_POLICY), .events = POLLIN};
         (void)poll(&fd, 1, -1); /* interrupted: asked again */
     }
     *ret_s = (double)(clock_now_ns() - begin_ns) / NS_PER_S;

@@ -28,8 +28,13 @@ struct work {
     bool arrived, copied; /* WORK_GATHER */
 };
 
-struct stream {
+struct list {
     struct work *first, **end;
+};
+
+struct stream {
+    struct list work;
+    struct list *captured; /* while it captures */
 };
 
 struct event {
@@ -182,34 +187,52 @@ static bool work_run(struct work *w)
     return false;
 }
 
-static void work_free(struct work *w)
+static void list_pop(struct list *l)
 {
+    struct work *w = l->first;
+    l->first = w->next;
+    if (!l->first)
+        l->end = &l->first;
     if (w->owned)
         free((void *)(uintptr_t)w->from);
     free((void *)(uintptr_t)w->launch.argument);
     free(w);
 }
 
+static struct list *list_new(void)
+{
+    struct list *l = calloc(1, sizeof *l);
+    CHECK(l, "no memory");
+    l->end = &l->first;
+    return l;
+}
+
+static void list_free(struct list *l)
+{
+    while (l->first)
+        list_pop(l);
+    free(l);
+}
+
 /* At most so many pieces; returns whether nothing is left. */
 static bool stream_run(struct stream *s, uint64_t most)
 {
-    while (s->first && most-- > 0 && !config.hangs && work_run(s->first)) {
-        struct work *w = s->first;
-        s->first = w->next;
-        if (!s->first)
-            s->end = &s->first;
-        work_free(w);
-    }
-    return !s->first;
+    CHECK(!s->captured, "asked whether a stream that captures is done");
+    while (s->work.first && most-- > 0 && !config.hangs && work_run(s->work.first))
+        list_pop(&s->work);
+    return !s->work.first;
 }
 
 static struct work *work_add(struct stream *s, enum work_kind kind)
 {
+    struct list *l = s->captured ? s->captured : &s->work;
     struct work *w = calloc(1, sizeof *w);
     CHECK(w, "no memory");
+    CHECK(!s->captured || kind == WORK_LAUNCH || kind == WORK_GATHER,
+          "a stream that captures is given work %d", (int)kind);
     w->kind = kind;
-    *s->end = w;
-    s->end = &w->next;
+    *l->end = w;
+    l->end = &w->next;
     return w;
 }
 
@@ -275,7 +298,7 @@ static int memory_room(uint64_t *ret_bytes)
 {
     int error = call_begin("cudaMemGetInfo");
     if (!error)
-        *ret_bytes = config.memory_bytes;
+        *ret_bytes = config.memory_bytes - counts.graphs * FAKE_GRAPH_BYTES;
     return call_end(error);
 }
 
@@ -314,7 +337,7 @@ static int stream_new(void **ret_stream)
     if (!error) {
         struct stream *s = calloc(1, sizeof *s);
         CHECK(s, "no memory");
-        s->end = &s->first;
+        s->work.end = &s->work.first;
         *ret_stream = s;
         uint32_t i = 0;
         while (streams[i])
@@ -329,11 +352,9 @@ static int stream_free(void *stream)
 {
     int error = call_begin("cudaStreamDestroy");
     struct stream *s = stream;
-    while (s->first) {
-        struct work *w = s->first;
-        s->first = w->next;
-        work_free(w);
-    }
+    CHECK(!s->captured, "a stream that captures is closed");
+    while (s->work.first)
+        list_pop(&s->work);
     for (uint32_t i = 0; i < STREAMS_MAX; i++)
         if (streams[i] == s)
             streams[i] = NULL;
@@ -398,7 +419,7 @@ static int event_query(void *event)
     int error = call_begin("cudaEventQuery");
     struct event *e = event;
     for (uint32_t i = 0; !error && i < STREAMS_MAX; i++)
-        if (streams[i])
+        if (streams[i] && !streams[i]->captured)
             (void)stream_run(streams[i], rng_below(&rng, 4));
     if (!error && e->reached < e->recorded)
         error = CUDA_API_NOT_READY;
@@ -464,6 +485,97 @@ static int launch(const struct cuda_launch *l, void *stream)
         struct work *w = work_add(stream, WORK_LAUNCH);
         w->launch = *l;
         w->launch.argument = snapshot(l->argument, l->argument_bytes);
+    }
+    return call_end(error);
+}
+
+/* ---- graphs: lists of work -------------------------------------------------------------------- */
+
+static int capture_begin(void *stream)
+{
+    int error = call_begin("cudaStreamBeginCapture");
+    struct stream *s = stream;
+    CHECK(!s->captured, "a stream that captures is to capture");
+    if (!error)
+        s->captured = list_new();
+    return call_end(error);
+}
+
+/* A capture ends with the call, error or not. */
+static int capture_end(void *stream, void **ret_captured)
+{
+    int error = call_begin("cudaStreamEndCapture");
+    struct stream *s = stream;
+    CHECK(s->captured, "a stream that does not capture is to end it");
+    if (error) {
+        list_free(s->captured);
+    } else {
+        *ret_captured = s->captured;
+        counts.live++;
+    }
+    s->captured = NULL;
+    return call_end(error);
+}
+
+static int capture_free(void *captured)
+{
+    int error = call_begin("cudaGraphDestroy");
+    list_free(captured);
+    counts.live--;
+    return call_end(error);
+}
+
+static void work_repeat(struct stream *s, const struct work *from)
+{
+    struct work *w = work_add(s, from->kind), *next = w->next;
+    *w = *from;
+    w->next = next;
+    if (from->kind == WORK_LAUNCH)
+        w->launch.argument = snapshot(from->launch.argument, from->launch.argument_bytes);
+}
+
+static int graph_new(void **ret_graph, void *captured)
+{
+    int error = call_begin("cudaGraphInstantiate");
+    if (!error) {
+        struct stream *graph = calloc(1, sizeof *graph);
+        CHECK(graph, "no memory");
+        graph->work.end = &graph->work.first;
+        for (const struct work *w = ((struct list *)captured)->first; w; w = w->next)
+            work_repeat(graph, w);
+        *ret_graph = graph;
+        counts.live++;
+        counts.graphs++;
+    }
+    return call_end(error);
+}
+
+static int graph_free(void *graph)
+{
+    int error = call_begin("cudaGraphExecDestroy");
+    struct stream *g = graph;
+    while (g->work.first)
+        list_pop(&g->work);
+    free(g);
+    counts.live--;
+    counts.graphs--;
+    return call_end(error);
+}
+
+static int graph_upload(void *graph, void *stream)
+{
+    CHECK(graph && !((struct stream *)stream)->captured, "no graph, or the stream captures");
+    return call_end(call_begin("cudaGraphUpload"));
+}
+
+static int graph_launch(void *graph, void *stream)
+{
+    if (config.fail_graph && --config.fail_graph == 0)
+        config.fail_call = counts.calls + 1;
+    int error = call_begin("cudaGraphLaunch");
+    for (const struct work *w = ((struct stream *)graph)->work.first; w && !error; w = w->next) {
+        counts.replayed += w->kind == WORK_LAUNCH;
+        work_repeat(stream, w);
     }
     return call_end(error);
 }
@@ -556,6 +668,13 @@ const struct cuda_api *fake_api(void)
                                         .fill = fill,
                                         .kernel_shared = kernel_shared,
                                         .launch = launch,
+                                        .capture_begin = capture_begin,
+                                        .capture_end = capture_end,
+                                        .capture_free = capture_free,
+                                        .graph_new = graph_new,
+                                        .graph_free = graph_free,
+                                        .graph_upload = graph_upload,
+                                        .graph_launch = graph_launch,
                                         .error_text = error_text,
                                         .time_ns = time_ns,
                                         .give_way = give_way,

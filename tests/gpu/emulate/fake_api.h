@@ -2,19 +2,22 @@
  * kernels by simt.h, errors where they are asked for, counts.
  *
  * Work is queued and done piece by piece when somebody asks whether it is done, as late as the real thing
- * may: memory that is pinned is read only then, other memory at once. What is still allocated shows in the
- * counts. Thread: any. */
+ * may: memory that is pinned is read only then, other memory at once. A stream that captures keeps launches
+ * and gathers for a graph; whatever else is asked of it ends the test. What is still allocated shows in
+ * the counts. Thread: any. */
 #pragma once
 #include "kernels/cuda/api.h"
 #include "tests/gpu/emulate/simt.h"
 
-#define FAKE_ERROR 719 /* cudaErrorLaunchFailure, one that stays */
+#define FAKE_ERROR 719              /* cudaErrorLaunchFailure, one that stays */
+#define FAKE_GRAPH_BYTES (1u << 20) /* that a graph takes of free memory */
 
 struct fake_config {
     uint64_t seed;
     uint32_t devices_count;
     uint64_t memory_bytes; /* free, as a device says */
     uint64_t fail_call;    /* the number of the call that fails, from 1; 0: none */
+    uint64_t fail_graph;   /* or the graph launch that fails: none is at start-up; of one rank */
     int fail_error;
     bool fail_stays;           /* and every call after it */
     uint32_t shared_bytes_max; /* of a block */
@@ -30,8 +33,10 @@ struct fake_counts {
     uint64_t launches;
     uint64_t launch_bytes; /* by the operations' formulas */
     uint64_t copied_bytes;
-    uint64_t live;    /* memories, streams, events, communicators that were not freed */
-    uint64_t aborted; /* communicators */
+    uint64_t graphs;   /* made, and not freed */
+    uint64_t replayed; /* launches out of graphs; launches above are those of the table */
+    uint64_t live;     /* memories, streams, events, communicators, graphs that were not freed */
+    uint64_t aborted;  /* communicators */
 };
 
 void fake_reset(const struct fake_config *config);

@@ -1,6 +1,6 @@
 /* tests/gpu/emulate/library.c: stands where api.cu does in a libdynasor-cuda.so whose device is the emulation,
- * so that whole programs run on it. EMULATED_FAIL_CALL: the number of the call of the runtime from which on
- * all fail. EMULATED_BYTES: free memory of each of its two devices. */
+ * so that whole programs run on it. EMULATED_FAIL_GRAPH: the number of the graph launch from which on
+ * all calls fail. EMULATED_BYTES: free memory of each of its two devices. */
 #include <stdlib.h>
 
 #include "tests/gpu/emulate/fake_api.h"
@@ -11,7 +11,7 @@ const struct cuda_api *cuda_api_real(void)
     fake_reset(&(struct fake_config){.devices_count = 2,
                                      .memory_bytes = check_number("EMULATED_BYTES", 1u << 30),
                                      .shared_bytes_max = 99u << 10,
-                                     .fail_call = check_number("EMULATED_FAIL_CALL", 0),
+                                     .fail_graph = check_number("EMULATED_FAIL_GRAPH", 0),
                                      .fail_error = FAKE_ERROR,
                                      .fail_stays = true});
     return fake_api();
