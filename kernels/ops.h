@@ -158,7 +158,8 @@ struct ops_qkv {
  * Order: pages from the first to the last, tokens likewise; a row has a reference, which its own
  * scores set and raise page by page, weights relative to it in activation type, and sums of those
  * weights and of values times them; so within spans of OPS_SPAN_PAGES pages, which are then added in
- * order. A page shared by neighbouring rows is read once for all of them. */
+ * order. A page shared by neighbouring rows is read once for all of them: on a CPU for every aligned
+ * block of up to 32 rows, as many as a core's registers and cache go with. */
 #define OPS_SPAN_PAGES 64u
 struct ops_attention {
     void *out;     /* [T, heads, head_dim] activation type */

@@ -363,7 +363,8 @@ static int check_config(const struct engine_config *c, char message[ENGINE_MESSA
             "cores",
             c->threads_count, c->ranks_count, THREADS_MAX, c->ranks_count);
     if (c->rows_max < 1 || c->tokens_max < c->rows_max)
-        return refuse(message, -EINVAL, "batch of %u tokens, %u rows: at least a token a row",
+        return refuse(message, -EINVAL,
+                      "batch_tokens_max %u: at least batch_rows_max, which is %u, and 1",
                       c->tokens_max, c->rows_max);
     return 0;
 }
@@ -387,6 +388,7 @@ static int plan_context(struct engine_model *e, enum engine_role role,
                       c->directory[role], c->context_tokens, a->context_tokens);
     if (c->context_tokens)
         context = c->context_tokens;
+    arch_set_context(a, context); /* before the cache's size: that decides no frequencies */
     struct place *p = e->roles[role].place;
     uint64_t page_bytes = 0;
     for (uint32_t r = 0; r < p->on->ranks_count; r++)
@@ -403,8 +405,7 @@ static int plan_context(struct engine_model *e, enum engine_role role,
     info->kv_pages = (uint32_t)pages;
     if (context > pages * OPS_PAGE_TOKENS)
         context = (uint32_t)pages * OPS_PAGE_TOKENS;
-    info->context_tokens = context;
-    arch_set_context(a, context);
+    info->context_tokens = a->context_tokens = context;
     for (uint32_t r = 0; r < p->on->ranks_count; r++)
         p->ranks[r].models[role].kv_pages = info->kv_pages;
     return 0;

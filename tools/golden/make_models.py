@@ -204,6 +204,9 @@ weights, {PROMPT_SEED} for the prompt (the same in all) and the value head. Each
 | 4 g | greedy continuation |
 | 4 g | gap between the two greatest logits at each of its tokens |
 
+`reasoner-policy*` and `reasoner-reward` are of the shipped models (`tools/model/reasoner/golden.py`); their weights are in
+`tools/model/dynasor-5m`.
+
 Scores: `reward-sequence` score head; `reward-process` the second of two labels' probability;
 `reward-value` sigmoid of a value head `v_head.summary`; `reward-token-mean` sigmoid of the mean of the logits.
 Vector: mean of the last hidden states; `bert-first` that of the first token, divided by its length, as its
