@@ -9,7 +9,8 @@ set key bottom right
 set multiplot layout 1,3
 do for [task in 'sc_words rebase_words mcts_game24'] {
     set title task noenhanced
-    plot for [policy in 'even static'] folder.'/caps.tsv' \
-        using (strcol(1) eq task && strcol(2) eq policy ? $5 : NaN):4 with linespoints title policy
+    plot for [policy in 'even static'] \
+        sprintf("< awk -F'\\t' '$1 == \"%s\" && $2 == \"%s\"' %s/caps.tsv", task, policy, folder) \
+        using 5:4 with linespoints title policy
 }
 unset multiplot
