@@ -1,6 +1,6 @@
 /* daemon/program/runlog.h — the run log: what programs did, step by step, as a table of text.
  *
- * Written by dynasor-bench batch and by the daemon's shadow log, read by dynasor-calibrate. One line
+ * Written by dynasor-bench batch, read by dynasor-calibrate. One line
  * for each step of each program, steps in logical order, the lines of a program together:
  *
  *   problem      what was asked; programs with the same problem are not independent of each other

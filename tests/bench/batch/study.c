@@ -112,7 +112,10 @@ void study_judge(struct study *s, const struct policy_options *options, uint32_t
         struct outcome o = replay_run(&s->replay, i, options, cap);
         struct pair *p = pair_at(pairs, &pairs_count, &s->items, i);
         double tokens = (double)(o.tokens + o.probe_tokens);
+        /* A chain's knob is tokens, and it has no share that a stop allows. */
         double steps = cap ? cap : s->log.runs[i].count;
+        if (s->log.runs[i].chain)
+            steps = (double)NAN;
         p->a_right += base ? base->items.all[i].right : o.full_right;
         p->a_tokens += base ? (double)item_tokens(&base->items.all[i]) : (double)o.full_tokens;
         p->b_right += o.right;
