@@ -69,8 +69,8 @@ struct sched {
     uint32_t alive_count; /* have room */
     uint64_t pool_slots;  /* bits: taken */
     struct sched_stats stats;
-    uint32_t *group_last;      /* [groups_max] of its runnable sequences; SCHED_NONE: not known */
-    struct seq_list runnable;  /* a circle that begins anywhere: groups are together in it */
+    uint32_t *group_last; /* [groups_max] of its runnable sequences; SCHED_NONE: not known */
+    struct seq_list runnable;
     struct seq_list paused;    /* longest first */
     struct seq_list returning; /* likewise */
     struct seq_list free;
@@ -312,17 +312,18 @@ static void runnable_insert(struct sched *s, struct seq *q, struct seq *before)
     uint32_t *last = &s->group_last[q->group];
     if (!before && *last != SCHED_NONE)
         before = &s->seqs[*last];
+    bool is_last = !before || (uint32_t)(before - s->seqs) == *last;
     if (before)
         TAILQ_INSERT_AFTER(&s->runnable, before, q, link);
     else
         TAILQ_INSERT_TAIL(&s->runnable, q, link);
-    if (!before || before == &s->seqs[*last])
+    if (is_last)
         *last = (uint32_t)(q - s->seqs);
 }
 
 static void runnable_remove(struct sched *s, struct seq *q)
 {
-    if (&s->seqs[s->group_last[q->group]] == q) {
+    if (s->group_last[q->group] == (uint32_t)(q - s->seqs)) {
         const struct seq *before = TAILQ_PREV(q, seq_list, link);
         bool together = before && before->group == q->group;
         s->group_last[q->group] = together ? (uint32_t)(before - s->seqs) : SCHED_NONE;
