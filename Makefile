@@ -395,15 +395,15 @@ bench-engine: $(B)/bin/dynasor-bench $(BENCH_MODEL)/.made ## measure the engine 
 	@case "$(BENCH_ARGS)" in *--quick*) ;; *) [ ! -d $(B)/peers/cmake ] || tools/peers $(B)/peers measure ;; esac
 	@$< engine --model $(BENCH_MODEL) --peers $(B)/peers/result.txt $(BENCH_ARGS)
 
-# What the shipped models can do: a tenth of the test sets, or all of them, which also goes into their card.
+# What the shipped models can do: a tenth of the test sets, or all of them, which also goes into their card. Who watches
+# is told how far it is; the bars come last.
 REASONER := tools/model/dynasor-5m
 bench-reasoner: $(B)/bin/dynasor-bench ## measure the shipped models on a tenth of their test sets
-	@$< reasoner --policy $(REASONER)/policy --reward $(REASONER)/reward --tasks tools/model/tasks $(BENCH_ARGS)
+	@$< $(MEASURE_REASONER) $(BENCH_ARGS)
 
 campaign-reasoner: $(B)/bin/dynasor-bench ## measure them on all of it and write the card's table
-	@$< reasoner --policy $(REASONER)/policy --reward $(REASONER)/reward --tasks tools/model/tasks --stride 1 \
-	    --card $(B)/card.txt; r=$$?; \
-	    [ $$r -gt 1 ] || tools/model/reasoner/card $(B)/card.txt $(REASONER)/README.md; exit $$r
+	@rm -f $(B)/card.txt; $< $(MEASURE_REASONER) --stride 1 --card $(B)/card.txt; r=$$?; \
+	    [ ! -e $(B)/card.txt ] || tools/model/reasoner/card $(B)/card.txt $(REASONER)/README.md; exit $$r
 
 # Experiments with reasoning programs: docs/RESULTS.md. CAMPAIGN="PERCENT SEEDS" makes a smaller one.
 RESULTS := docs/results
@@ -413,6 +413,8 @@ campaign: $(B)/bin/dynasor-bench $(CALIBRATE) ## run what is missing of the expe
 results: $(B)/bin/dynasor-bench $(CALIBRATE) ## tables and pictures of docs/RESULTS.md from the campaign's logs
 	@tools/results/make $(B) $(RESULTS) docs/RESULTS.md
 
+MEASURE_REASONER = reasoner --policy $(REASONER)/policy --reward $(REASONER)/reward --tasks tools/model/tasks \
+    --golden tests/golden/models/reasoner-policy/greedy.tsv $$([ ! -t 2 ] || echo --progress)
 bench-programs: $(B)/bin/dynasor-bench $(CALIBRATE) ## run 1 % of the campaign's programs again, and print its bars
 	@tools/results/bench $(B) $(REASONER) tools/model/tasks $(RESULTS) $(B)/results $(BENCH_ARGS)
 

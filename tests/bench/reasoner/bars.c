@@ -24,8 +24,11 @@ static const struct bar {
     [BAR_LONG_TOKENS_AFTER] = {"long_tokens_after", OP_AT_LEAST, 25},
     [BAR_LONG_SINGLE_LEAST] = {"long_single_least", OP_AT_LEAST, 55},
     [BAR_LONG_SINGLE_MOST] = {"long_single_most", OP_AT_MOST, 90},
+    [BAR_LONG_CHANGES] = {"long_changes", OP_AT_LEAST, 10},
     [BAR_CERTAINDEX_PEARSON] = {"certaindex_pearson", OP_AT_MOST, -0.4},
+    [BAR_GREEDY_DIFFER] = {"greedy_differ", OP_AT_MOST, 0},
     [BAR_TOKENS_PER_S] = {"tokens_per_s", OP_AT_LEAST, 20000},
+    [BAR_PAIR_MEGABYTES] = {"pair_megabytes", OP_AT_MOST, 20},
 };
 
 static struct value {

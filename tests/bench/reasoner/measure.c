@@ -6,7 +6,6 @@
 #include "tests/bench/reasoner/reasoner.h"
 
 #define SAMPLES_MAX 20u
-#define LEVELS_MAX 16u
 #define SEQS 256u
 #define SPEED_SEQS 64u
 
@@ -101,6 +100,15 @@ static void taken_free(struct taken *t)
     free(t->group);
 }
 
+static void task_figures(struct reasoner *r, const struct taken *t, struct figures *ret_figures)
+{
+    char caption[128];
+    (void)snprintf(caption, sizeof caption, "`%s`: %u problems, %u %s each", task_names[t->task],
+                   t->problems->count, t->samples_count,
+                   t->samples_count > 1 ? "samples" : "sample");
+    figures_begin(ret_figures, r->card, t->problems, caption);
+}
+
 /* The sample that speaks for the majority of the first n; ties to the group that was first. Answers
  * that are missing have no vote. */
 static uint32_t majority(const struct taken *t, uint32_t problem, uint32_t n)
@@ -128,57 +136,23 @@ static double certainty(const struct taken *t, uint32_t problem, uint32_t n)
     return (log(n) - entropy) / log(n);
 }
 
-struct share {
-    double part;
-    double whole;
-};
-static void count(struct share *share, bool hit)
+static void bar_percent(enum bar_id id, const struct tally *tally)
 {
-    share->part += hit;
-    share->whole++;
-}
-static double percent(struct share share)
-{
-    return share.whole > 0 ? 100 * share.part / share.whole : 0;
-}
-
-static void card_levels(struct reasoner *r, const char *name, const struct share *levels)
-{
-    printf("  %s by level:", name);
-    if (r->card)
-        (void)fprintf(r->card, "| %s |", name);
-    for (uint32_t l = 0; l < LEVELS_MAX; l++)
-        if (levels[l].whole > 0) {
-            printf(" %u: %.1f", l, percent(levels[l]));
-            if (r->card)
-                (void)fprintf(r->card, " %u: %.1f %%", l, percent(levels[l]));
-        }
-    printf("\n");
-    if (r->card)
-        (void)fprintf(r->card, " |\n");
-}
-
-static void card_row(struct reasoner *r, const char *name, double value, const char *unit)
-{
-    printf("  %s: %.3g %s\n", name, value, unit);
-    if (r->card)
-        (void)fprintf(r->card, "| %s | %.3g %s |\n", name, value, unit);
+    reasoner_bar_set(id, 100 * tally_mean(tally, 0));
 }
 
 /* Over pairs (right, wrong) of one problem: how often the right one scores higher; ties count half. */
-static double rank_auc(const struct taken *t, const struct scored *scored)
+static void rank(const struct taken *t, const struct scored *scored, struct tally *ret_won)
 {
-    double won = 0, pairs = 0;
+    *ret_won = (struct tally){0};
     for (uint32_t p = 0; p < t->problems->count; p++)
         for (uint32_t i = p * t->samples_count; i < (p + 1) * t->samples_count; i++)
             for (uint32_t j = p * t->samples_count; j < (p + 1) * t->samples_count; j++)
-                if (t->right[i] && !t->right[j]) {
-                    pairs++;
-                    won += scored[i].last > scored[j].last
-                               ? 1
-                               : (scored[i].last < scored[j].last ? 0 : 0.5);
-                }
-    return pairs > 0 ? won / pairs : 0;
+                if (t->right[i] && !t->right[j])
+                    tally_add(ret_won, t->problems->items[p].level,
+                              scored[i].last > scored[j].last   ? 1
+                              : scored[i].last < scored[j].last ? 0
+                                                                : 0.5);
 }
 
 /* What has not come to its end is scored where it was cut. */
@@ -196,7 +170,7 @@ static struct scored *score(struct reasoner *r, const struct taken *t)
         scored[i] = (struct scored){.tokens = all,
                                     .count = job->prompt_count + sample->count + sample->ended};
     }
-    scorer_run(r->engine, scored, samples_count);
+    scorer_run(r->engine, scored, samples_count, r->progress ? task_names[t->task] : NULL);
     return scored;
 }
 
@@ -230,86 +204,107 @@ static double pearson(const double *x, const double *y, uint32_t n)
         xx += (x[i] - mx) * (x[i] - mx);
         yy += (y[i] - my) * (y[i] - my);
     }
-    return xx > 0 && yy > 0 ? xy / sqrt(xx * yy) : 0;
+    return xx > 0 && yy > 0 ? xy / sqrt(xx * yy) : (double)NAN;
 }
 
 /* Points of accuracy from level to level, by least squares over the levels. */
-static double slope(const struct share *level)
+static double slope(const struct tally *right)
 {
     double n = 0, x = 0, y = 0, xx = 0, xy = 0;
-    for (uint32_t l = 0; l < LEVELS_MAX; l++) {
-        if (level[l].whole <= 0)
+    for (uint32_t l = 1; l < LEVELS_MAX; l++) {
+        if (right->count[l] <= 0)
             continue;
+        double accuracy = 100 * tally_mean(right, l);
         n++;
         x += l;
-        y += percent(level[l]);
+        y += accuracy;
         xx += (double)l * l;
-        xy += l * percent(level[l]);
+        xy += l * accuracy;
     }
-    return n > 1 ? (n * xy - x * y) / (n * xx - x * x) : 0;
+    return n > 1 ? (n * xy - x * y) / (n * xx - x * x) : (double)NAN;
 }
 
-static void words_certainty(struct reasoner *r, const struct taken *t)
+/* Of all levels (0) or one: H~ of five samples against the samples needed for a lasting right majority. */
+static double words_correlation(const struct taken *t, uint32_t level)
 {
     uint32_t n = 0;
     double *x = need(calloc(t->problems->count, sizeof *x));
     double *y = need(calloc(t->problems->count, sizeof *y));
     for (uint32_t p = 0; p < t->problems->count; p++) {
         uint32_t needed = lasting(t, p);
-        if (needed) {
+        if (needed && (level == 0 || t->problems->items[p].level == level)) {
             x[n] = certainty(t, p, 5);
             y[n++] = needed;
         }
     }
     double correlation = pearson(x, y, n);
-    card_row(r, "correlation of H~ of five samples with the samples needed", correlation, "");
-    reasoner_bar_set(BAR_CERTAINDEX_PEARSON, correlation);
     free(x);
     free(y);
+    return correlation;
+}
+
+struct words_tallies {
+    struct tally single, most, unanimous, unanimous_wrong, never;
+};
+
+static void words_count(const struct taken *t, struct words_tallies *w)
+{
+    for (uint32_t p = 0; p < t->problems->count; p++) {
+        const bool *right = &t->right[p * 20];
+        const uint32_t *group = &t->group[p * 20];
+        uint32_t level = t->problems->items[p].level;
+        bool any = false, same = *t->answers[p * 20] != 0;
+        for (uint32_t i = 0; i < 20; i++) {
+            tally_add(&w->single, level, right[i]);
+            any |= right[i];
+            same &= i >= 5 || group[i] == group[0];
+        }
+        tally_add(&w->most, level, right[majority(t, p, 20)]);
+        tally_add(&w->unanimous, level, same);
+        tally_add(&w->never, level, !any);
+        if (same)
+            tally_add(&w->unanimous_wrong, level, !right[0]);
+    }
+}
+
+static void words_bars(const struct words_tallies *w, double correlation)
+{
+    bar_percent(BAR_WORDS_SINGLE_LEAST, &w->single);
+    bar_percent(BAR_WORDS_SINGLE_MOST, &w->single);
+    reasoner_bar_set(BAR_WORDS_MAJORITY_GAIN,
+                     100 * (tally_mean(&w->most, 0) - tally_mean(&w->single, 0)));
+    bar_percent(BAR_WORDS_UNANIMOUS, &w->unanimous);
+    bar_percent(BAR_WORDS_UNANIMOUS_WRONG_LEAST, &w->unanimous_wrong);
+    bar_percent(BAR_WORDS_UNANIMOUS_WRONG_MOST, &w->unanimous_wrong);
+    bar_percent(BAR_WORDS_NEVER, &w->never);
+    reasoner_bar_set(BAR_WORDS_LEVEL_SLOPE, slope(&w->single));
+    reasoner_bar_set(BAR_CERTAINDEX_PEARSON, correlation);
 }
 
 void measure_words(struct reasoner *r, const struct problems *problems)
 {
     struct taken t;
+    struct figures figures;
+    struct words_tallies w = {0};
+    double correlation[LEVELS_MAX];
     take(r, TASK_WORDS, problems, 20, REASONER_TOKENS_WORDS, &t);
-    struct share single = {0}, most = {0}, unanimous = {0}, unanimous_wrong = {0}, never = {0};
-    struct share level[LEVELS_MAX] = {{0}};
-    for (uint32_t p = 0; p < problems->count; p++) {
-        const bool *right = &t.right[p * 20];
-        const uint32_t *group = &t.group[p * 20];
-        bool any = false, same = *t.answers[p * 20] != 0;
-        for (uint32_t i = 0; i < 20; i++) {
-            count(&single, right[i]);
-            count(&level[problems->items[p].level], right[i]);
-            any |= right[i];
-            same &= i >= 5 || group[i] == group[0];
-        }
-        count(&most, right[majority(&t, p, 20)]);
-        count(&unanimous, same);
-        count(&never, !any);
-        if (same)
-            count(&unanimous_wrong, !right[0]);
-    }
-    card_row(r, "words: one sample right", percent(single), "%");
-    card_row(r, "words: majority of 20 right", percent(most), "%");
-    card_row(r, "words: first five unanimous", percent(unanimous), "%");
-    card_row(r, "words: of those wrong", percent(unanimous_wrong), "%");
-    card_row(r, "words: wrong in all 20", percent(never), "%");
-    card_levels(r, "words: one sample right", level);
-    reasoner_bar_set(BAR_WORDS_SINGLE_LEAST, percent(single));
-    reasoner_bar_set(BAR_WORDS_SINGLE_MOST, percent(single));
-    reasoner_bar_set(BAR_WORDS_MAJORITY_GAIN, percent(most) - percent(single));
-    reasoner_bar_set(BAR_WORDS_UNANIMOUS, percent(unanimous));
-    reasoner_bar_set(BAR_WORDS_UNANIMOUS_WRONG_LEAST, percent(unanimous_wrong));
-    reasoner_bar_set(BAR_WORDS_UNANIMOUS_WRONG_MOST, percent(unanimous_wrong));
-    reasoner_bar_set(BAR_WORDS_NEVER, percent(never));
-    reasoner_bar_set(BAR_WORDS_LEVEL_SLOPE, slope(level));
-    words_certainty(r, &t);
+    words_count(&t, &w);
+    for (uint32_t l = 0; l < LEVELS_MAX; l++)
+        correlation[l] = words_correlation(&t, l);
+    task_figures(r, &t, &figures);
+    figures_percent(&figures, "one sample right, %", &w.single);
+    figures_percent(&figures, "majority of 20 right, %", &w.most);
+    figures_percent(&figures, "first five unanimous, %", &w.unanimous);
+    figures_percent(&figures, "of those wrong, %", &w.unanimous_wrong);
+    figures_percent(&figures, "wrong in all 20, %", &w.never);
+    figures_row(&figures, "H~ of five samples and samples needed, correlation", correlation, 3);
+    words_bars(&w, correlation[0]);
     if (r->has_reward) {
         struct scored *scored = score(r, &t);
-        double auc = rank_auc(&t, scored);
-        card_row(r, "words: reward model ranks right above wrong (AUC)", auc, "");
-        reasoner_bar_set(BAR_WORDS_AUC, auc);
+        struct tally won;
+        rank(&t, scored, &won);
+        figures_mean(&figures, "reward model ranks right above wrong, AUC", &won);
+        reasoner_bar_set(BAR_WORDS_AUC, tally_mean(&won, 0));
         scored_free(scored, problems->count * 20);
     }
     taken_free(&t);
@@ -320,32 +315,34 @@ void measure_words(struct reasoner *r, const struct problems *problems)
 void measure_game24(struct reasoner *r, const struct problems *problems)
 {
     struct taken t;
+    struct figures figures;
     take(r, TASK_GAME24, problems, 16, REASONER_TOKENS_GAME24, &t);
     struct scored *scored = r->has_reward ? score(r, &t) : NULL;
-    struct share single = {0}, any = {0}, best = {0}, level[LEVELS_MAX] = {{0}};
+    struct tally single = {0}, any = {0}, best = {0};
     for (uint32_t p = 0; p < problems->count; p++) {
         const bool *right = &t.right[p * 16];
+        uint32_t top = 0, level = problems->items[p].level;
         bool hit = false;
-        uint32_t top = 0;
         for (uint32_t i = 0; i < 16; i++) {
-            count(&single, right[i]);
-            count(&level[problems->items[p].level], right[i]);
+            tally_add(&single, level, right[i]);
             hit |= right[i];
             if (scored && scored[p * 16 + i].last > scored[p * 16 + top].last)
                 top = i;
         }
-        count(&any, hit);
-        count(&best, right[top]);
+        tally_add(&any, level, hit);
+        tally_add(&best, level, right[top]);
     }
-    card_row(r, "game24: one sample right", percent(single), "%");
-    card_row(r, "game24: any of 16 right", percent(any), "%");
-    card_levels(r, "game24: one sample right", level);
+    task_figures(r, &t, &figures);
+    figures_percent(&figures, "one sample right, %", &single);
+    figures_percent(&figures, "any of 16 right, %", &any);
     if (scored) {
-        card_row(r, "game24: best of 16 by the reward model right", percent(best), "%");
-        double auc = rank_auc(&t, scored);
-        card_row(r, "game24: reward model ranks right above wrong (AUC)", auc, "");
-        reasoner_bar_set(BAR_GAME24_REWARD_GAIN, percent(best) - percent(single));
-        reasoner_bar_set(BAR_GAME24_AUC, auc);
+        struct tally won;
+        rank(&t, scored, &won);
+        figures_percent(&figures, "best of 16 by the reward model right, %", &best);
+        figures_mean(&figures, "reward model ranks right above wrong, AUC", &won);
+        reasoner_bar_set(BAR_GAME24_REWARD_GAIN,
+                         100 * (tally_mean(&best, 0) - tally_mean(&single, 0)));
+        reasoner_bar_set(BAR_GAME24_AUC, tally_mean(&won, 0));
         scored_free(scored, problems->count * 16);
     }
     taken_free(&t);
@@ -357,11 +354,12 @@ void measure_game24(struct reasoner *r, const struct problems *problems)
 #define PROBE                                                                                      \
     "... Oh, I suddenly got the answer to the whole problem, **Final Answer**\n\n\\[ \\boxed{"
 #define PROBE_TOKENS 20u
+#define PROBE_TEMPERATURE 0.6f
+#define PROBE_TOP_P 0.95f
 
-/* Whether the line states this answer: it is no step, and its last number is the answer. */
-static bool states(const char *line, size_t bytes, const char *answer)
+/* The answer that a line states: it is no step, and its last number is the answer; false: none. */
+static bool stated(const char *line, size_t bytes, char ret_number[ANSWER_TEXT_BYTES])
 {
-    char number[ANSWER_TEXT_BYTES];
     size_t end = bytes, begin;
     if (bytes >= 5 && memcmp(line, "Step ", 5) == 0)
         return false;
@@ -369,39 +367,64 @@ static bool states(const char *line, size_t bytes, const char *answer)
         end--;
     for (begin = end; begin > 0 && strchr("0123456789./", line[begin - 1]); begin--)
         ;
-    if (begin == end || end - begin >= sizeof number || (begin > 0 && line[begin - 1] == '='))
+    if (begin == end || end - begin >= ANSWER_TEXT_BYTES || (begin > 0 && line[begin - 1] == '='))
         return false;
-    memcpy(number, line + begin, end - begin);
-    number[end - begin] = 0;
-    return answer_same(TASK_LONG, number, answer);
+    memcpy(ret_number, line + begin, end - begin);
+    ret_number[end - begin] = 0;
+    return true;
 }
 
-/* Bytes of text up to the end of the first line that states the answer; 0: none does. */
-static size_t first_stated(const char *text, const char *answer)
+struct chain { /* what is stated between the think tags */
+    size_t
+        cut; /* bytes up to the end of the first line that states the final answer; 0: none does */
+    bool changes;                  /* a line states another answer than the first that did */
+    char first[ANSWER_TEXT_BYTES]; /* the first that is stated; empty: none */
+};
+
+static void chain_read(const char *text, const char *answer, struct chain *ret_chain)
 {
     const char *stop = strstr(text, "</think>");
+    *ret_chain = (struct chain){0};
     for (const char *line = text, *end; stop && line < stop; line = end + 1) {
+        char number[ANSWER_TEXT_BYTES];
         end = strchr(line, '\n');
         if (!end)
-            return 0;
-        if (states(line, (size_t)(end - line), answer))
-            return (size_t)(end - text) + 1;
+            return;
+        if (!stated(line, (size_t)(end - line), number))
+            continue;
+        if (!*ret_chain->first)
+            memcpy(ret_chain->first, number, sizeof number);
+        ret_chain->changes |= !answer_same(TASK_LONG, number, ret_chain->first);
+        if (ret_chain->cut == 0 && answer_same(TASK_LONG, number, answer))
+            ret_chain->cut = (size_t)(end - text) + 1;
     }
-    return 0;
 }
 
-static void probe_all(struct reasoner *r, const struct taken *t, const size_t *cut)
+/* The share of a text's tokens that come after so many bytes. */
+static double tokens_after(const struct reasoner *r, const struct sample *sample, size_t bytes)
 {
-    struct share agrees = {0};
+    struct codec_stream stream;
+    uint8_t out[CODEC_PUSH_BYTES_MAX];
+    uint32_t n = 0, more;
+    codec_stream_init(&stream, r->codec, NULL, 0, false);
+    for (size_t done = 0; n < sample->count && done < bytes; n++, done += more)
+        (void)codec_push(&stream, r->codec, sample->tokens[n], out, &more); /* no stops */
+    return 1 - (double)n / sample->count;
+}
+
+static void probe_all(struct reasoner *r, const struct taken *t, const struct chain *chains,
+                      struct tally *ret_agrees)
+{
     struct sample *replies = need(calloc(t->problems->count, sizeof *replies));
     struct job *jobs = need(calloc(t->problems->count, sizeof *jobs));
     uint32_t jobs_count = 0, *problem_of = need(calloc(t->problems->count, sizeof *problem_of));
+    *ret_agrees = (struct tally){0};
     for (uint32_t p = 0; p < t->problems->count; p++) {
-        if (!cut[p])
+        if (!chains[p].cut)
             continue;
         char user[REASONER_PROMPT_BYTES], said[REASONER_PROMPT_BYTES];
         (void)snprintf(user, sizeof user, LONG_ASK "%s", t->problems->items[p].text);
-        (void)snprintf(said, sizeof said, "%.*s" PROBE, (int)cut[p], t->samples[p].text);
+        (void)snprintf(said, sizeof said, "%.*s" PROBE, (int)chains[p].cut, t->samples[p].text);
         struct job *job = &jobs[jobs_count];
         *job =
             (struct job){.samples_count = 1, .seed = 1000000 + p, .samples = &replies[jobs_count]};
@@ -409,57 +432,70 @@ static void probe_all(struct reasoner *r, const struct taken *t, const size_t *c
         problem_of[jobs_count++] = p;
     }
     struct sampler_stats stats = {0};
-    sampler_run(
-        r->engine, r->codec, SEQS,
-        &(struct sampling_args){.temperature = 0.6f, .top_p = 0.95f, .tokens_max = PROBE_TOKENS},
-        jobs, jobs_count, &stats);
+    sampler_run(r->engine, r->codec, SEQS,
+                &(struct sampling_args){.temperature = PROBE_TEMPERATURE,
+                                        .top_p = PROBE_TOP_P,
+                                        .tokens_max = PROBE_TOKENS,
+                                        .progress = r->progress ? "probes" : NULL},
+                jobs, jobs_count, &stats);
     for (uint32_t i = 0; i < jobs_count; i++) {
+        uint32_t p = problem_of[i];
         char *end = strchr(replies[i].text, '}');
         if (end)
             *end = 0;
-        count(&agrees, end && answer_same(TASK_LONG, replies[i].text, t->answers[problem_of[i]]));
+        tally_add(ret_agrees, t->problems->items[p].level,
+                  end && answer_same(TASK_LONG, replies[i].text, t->answers[p]));
         free((void *)(uintptr_t)jobs[i].prompt);
     }
-    card_row(r, "long: probe where the final answer is first stated agrees with it",
-             percent(agrees), "%");
-    reasoner_bar_set(BAR_LONG_PROBE_AGREES, percent(agrees));
     samples_free(replies, jobs_count);
     free(replies);
     free(jobs);
     free(problem_of);
 }
 
+/* A chain that states its final answer only at its end has no tokens after it. */
 void measure_long(struct reasoner *r, const struct problems *problems)
 {
     struct taken t;
+    struct figures figures;
     take(r, TASK_LONG, problems, 1, REASONER_TOKENS_LONG, &t);
-    struct share single = {0}, level[LEVELS_MAX] = {{0}}, after = {0}, stated = {0};
-    size_t *cut = need(calloc(problems->count, sizeof *cut));
+    struct tally single = {0}, after = {0}, settles = {0}, changes = {0}, mended = {0}, agrees;
+    struct chain *chains = need(calloc(problems->count, sizeof *chains));
     for (uint32_t p = 0; p < problems->count; p++) {
-        count(&single, t.right[p]);
-        count(&level[problems->items[p].level], t.right[p]);
-        cut[p] = *t.answers[p] ? first_stated(t.samples[p].text, t.answers[p]) : 0;
-        count(&stated, cut[p] != 0);
-        if (cut[p]) {
-            after.part += 1 - (double)cut[p] / (double)strlen(t.samples[p].text);
-            after.whole++;
-        }
+        struct chain *chain = &chains[p];
+        uint32_t level = problems->items[p].level;
+        tally_add(&single, level, t.right[p]);
+        if (!*t.answers[p])
+            continue;
+        chain_read(t.samples[p].text, t.answers[p], chain);
+        tally_add(&settles, level, chain->cut != 0);
+        tally_add(&after, level, chain->cut ? tokens_after(r, &t.samples[p], chain->cut) : 0);
+        tally_add(&changes, level, chain->changes);
+        if (chain->changes)
+            tally_add(&mended, level,
+                      t.right[p] && !answer_right(TASK_LONG, &problems->items[p], chain->first));
     }
-    card_row(r, "long: one chain right", percent(single), "%");
-    card_levels(r, "long: one chain right", level);
-    card_row(r, "long: chains that state their final answer before the end", percent(stated), "%");
-    card_row(r, "long: text after the final answer is first stated", percent(after), "%");
-    reasoner_bar_set(BAR_LONG_SINGLE_LEAST, percent(single));
-    reasoner_bar_set(BAR_LONG_SINGLE_MOST, percent(single));
-    reasoner_bar_set(BAR_LONG_TOKENS_AFTER, percent(after));
-    probe_all(r, &t, cut);
-    free(cut);
+    probe_all(r, &t, chains, &agrees);
+    task_figures(r, &t, &figures);
+    figures_percent(&figures, "one chain right, %", &single);
+    figures_percent(&figures, "chains that state their final answer before the end, %", &settles);
+    figures_percent(&figures, "tokens after the final answer is first stated, %", &after);
+    figures_percent(&figures, "probe where the final answer is first stated agrees, %", &agrees);
+    figures_percent(&figures, "the stated answer changes, %", &changes);
+    figures_percent(&figures, "of those from wrong to right, %", &mended);
+    bar_percent(BAR_LONG_SINGLE_LEAST, &single);
+    bar_percent(BAR_LONG_SINGLE_MOST, &single);
+    bar_percent(BAR_LONG_TOKENS_AFTER, &after);
+    bar_percent(BAR_LONG_PROBE_AGREES, &agrees);
+    bar_percent(BAR_LONG_CHANGES, &changes);
+    free(chains);
     taken_free(&t);
 }
 
 /* ---- speed ---------------------------------------------------------------------------------------- */
 
 #define SPEED_PROBLEMS 64u
+#define SPEED_RUNS 3u
 
 /* 64 branches at a time, of 64 problems. */
 void measure_speed(struct reasoner *r, const struct problems *problems)
@@ -472,12 +508,13 @@ void measure_speed(struct reasoner *r, const struct problems *problems)
         jobs[p] = (struct job){.samples_count = 16, .seed = p, .samples = &samples[p * 16]};
         jobs[p].prompt = reasoner_prompt(r, problems->items[p].text, NULL, &jobs[p].prompt_count);
     }
-    for (uint32_t i = 0; i < 3; i++) {
+    for (uint32_t i = 0; i < SPEED_RUNS; i++) {
         struct sampler_stats stats = {0};
         sampler_run(r->engine, r->codec, SPEED_SEQS,
                     &(struct sampling_args){.temperature = r->temperature,
                                             .top_p = 1,
-                                            .tokens_max = REASONER_TOKENS_WORDS},
+                                            .tokens_max = REASONER_TOKENS_WORDS,
+                                            .progress = r->progress ? "speed" : NULL},
                     jobs, jobs_count, &stats);
         samples_free(samples, jobs_count * 16);
         if ((double)stats.tokens_count / stats.seconds > best)
@@ -485,7 +522,8 @@ void measure_speed(struct reasoner *r, const struct problems *problems)
     }
     for (uint32_t p = 0; p < jobs_count; p++)
         free((void *)(uintptr_t)jobs[p].prompt);
-    card_row(r, "tokens a second, 64 branches, prompts included, best of three", best, "");
+    figures_line(r->card, "Tokens a second with %u branches, prompts included, best of %u: %.0f.",
+                 SPEED_SEQS, SPEED_RUNS, best);
     reasoner_bar_set(BAR_TOKENS_PER_S, best);
 }
 

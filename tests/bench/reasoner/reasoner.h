@@ -56,7 +56,33 @@ struct scored {
     uint32_t count;
     float last; /* result: score at the last token */
 };
-void scorer_run(struct engine *engine, struct scored *items, uint32_t count);
+/* progress: a name for a line that says how far it is, or NULL. */
+void scorer_run(struct engine *engine, struct scored *items, uint32_t count, const char *progress);
+
+/* ---- figures.c: figures to stdout, and into the model card ---------------------------------------- */
+
+#define LEVELS_MAX 16u /* of figures: [0] is of all levels */
+
+struct tally {
+    double sum[LEVELS_MAX];
+    double count[LEVELS_MAX];
+};
+void tally_add(struct tally *tally, uint32_t level, double value);
+double tally_mean(const struct tally *tally, uint32_t level); /* NAN: of nothing */
+
+struct figures {
+    FILE *card;              /* or NULL */
+    bool levels[LEVELS_MAX]; /* that have a column */
+};
+/* The head, with a column for each level that problems have. */
+void figures_begin(struct figures *figures, FILE *card, const struct problems *problems,
+                   const char *caption);
+void figures_row(const struct figures *figures, const char *name, const double values[LEVELS_MAX],
+                 uint32_t decimals);
+void figures_percent(const struct figures *figures, const char *name, const struct tally *tally);
+/* A sentence, with an empty line before it. */
+void figures_line(FILE *card, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void figures_mean(const struct figures *figures, const char *name, const struct tally *tally);
 
 /* ---- measure.c ---------------------------------------------------------------------------------- */
 
@@ -65,9 +91,11 @@ struct reasoner {
     struct codec *codec;
     struct codec_scratch *scratch;
     float temperature;
+    const char *tasks;  /* folder of the test sets */
+    const char *golden; /* file of texts as transformers writes them, or NULL */
     bool has_reward;
     bool progress; /* is said */
-    FILE *card;    /* table rows for the model card, or NULL */
+    FILE *card;    /* tables for the model card, or NULL */
 };
 
 /* Tokens of text as a user's message, followed by what the model is made to have said (may be NULL). */
@@ -78,6 +106,10 @@ void measure_words(struct reasoner *r, const struct problems *problems);
 void measure_game24(struct reasoner *r, const struct problems *problems);
 void measure_long(struct reasoner *r, const struct problems *problems);
 void measure_speed(struct reasoner *r, const struct problems *problems);
+
+/* ---- greedy.c: texts of the greatest logits against those of r->golden --------------------------- */
+
+void measure_greedy(struct reasoner *r, const struct problems *problems);
 
 /* To stdout, `problem <tab> right <tab> text` with line ends as \\n, for the training of a reward model. */
 void write_samples(struct reasoner *r, enum task task, const char *file, uint32_t samples_count);
@@ -104,8 +136,11 @@ enum bar_id {
     BAR_LONG_TOKENS_AFTER,
     BAR_LONG_SINGLE_LEAST,
     BAR_LONG_SINGLE_MOST,
+    BAR_LONG_CHANGES,
     BAR_CERTAINDEX_PEARSON,
+    BAR_GREEDY_DIFFER,
     BAR_TOKENS_PER_S,
+    BAR_PAIR_MEGABYTES,
     BAR_COUNT,
 };
 

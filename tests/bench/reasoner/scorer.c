@@ -3,10 +3,12 @@
 #include <string.h>
 
 #include "daemon/base/clock.h"
+#include "tests/bench/dynasor/options.h"
 #include "tests/bench/reasoner/reasoner.h"
 
-void scorer_run(struct engine *engine, struct scored *items, uint32_t count)
+void scorer_run(struct engine *engine, struct scored *items, uint32_t count, const char *progress)
 {
+    struct progress said = {progress, "texts scored", clock_now_ns(), clock_now_ns()};
     struct engine_batch *b;
     struct engine_info info;
     engine_info(engine, ENGINE_REWARD, &info);
@@ -44,6 +46,7 @@ void scorer_run(struct engine *engine, struct scored *items, uint32_t count)
             end += b->rows[r].tokens_count;
             items[first + r].last = b->scores[end - 1];
         }
+        progress_say(&said, next, count);
     }
     engine_batch_free(b);
 }

@@ -71,8 +71,9 @@ def path(rng, numbers, targets, tries=1 << 20):
                 break
             left.append(y)
             out.append((a, sign, b, y, tuple(sorted(left))))
-        if len(left) == 1 and left[0] in targets:
-            return out
+        else:
+            if left[0] in targets:
+                return out
     return None
 
 

@@ -1,7 +1,11 @@
 """What transformers computes with the shipped models, in float32 with eager attention: logits and a greedy
 continuation of the policy for a problem of each task, scores of the reward model. The format is that of tests/golden/models/README.md.
+And whole greedy texts of problems of each level of each task, for `dynasor-bench reasoner --part greedy`.
 
-    python3 golden.py MODELS TASKS OUT     MODELS/{policy,reward}; writes OUT/reasoner-*/golden.bin
+    python3 golden.py MODELS TASKS OUT     MODELS/{policy,reward}; writes OUT/reasoner-*/golden.bin, OUT/reasoner-policy/greedy.tsv
+
+A line of greedy.tsv: task, line of its test set from 0, tokens with the end, and for each of them by how much its logit
+leads the next, in 1/10000 of it.
 """
 
 import argparse
@@ -13,8 +17,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForTokenClass
 from transformers.models.llama import modeling_llama
 
 import long
+import vocabulary
 
 GREEDY_TOKENS = 64
+# Whole texts: task, file, what comes before the problem, lines (levels follow each other there), tokens at most.
+TEXTS = [("words", "words", "", range(7), 320), ("game24", "game24", "", range(4), 112), ("long", "words", long.ASK, range(7, 14), 768)]
 LOGITS, SCORES = 0, 1
 eager = modeling_llama.eager_attention_forward
 greatest = [0.0]
@@ -36,6 +43,37 @@ def write(path, kind, ids, values, written, gaps):
         f.write(struct.pack(f"<{len(gaps)}f", *gaps))
 
 
+def prompt_ids(tokenizer, problem):
+    text = tokenizer.apply_chat_template([{"role": "user", "content": problem}], tokenize=False, add_generation_prompt=True)
+    return tokenizer.encode(text, add_special_tokens=False)
+
+
+def greedy_text(policy, ids, limit):
+    """(tokens up to the end, their leads)."""
+    tokens, leads, kept, new = [], [], None, ids
+    with torch.no_grad():
+        while len(tokens) < limit and vocabulary.END not in tokens:
+            out = policy(torch.tensor([new]), past_key_values=kept, use_cache=True)
+            kept, logits = out.past_key_values, out.logits[0, -1]
+            top = torch.topk(logits, 2)
+            new = [int(top.indices[0])]
+            tokens += new
+            leads.append(int(10000 * float((top.values[0] - top.values[1]) / logits.abs().max())))
+    return tokens, leads
+
+
+def greedy_texts(tokenizer, policy, tasks, path):
+    with open(path + ".new", "w") as out:
+        for task, file, ask, lines, limit in TEXTS:
+            with open(os.path.join(tasks, f"{file}.test.tsv")) as f:
+                rows = f.readlines()
+            for line in lines:
+                tokens, leads = greedy_text(policy, prompt_ids(tokenizer, ask + rows[line].rstrip("\n").split("\t")[2]), limit)
+                print(f"{task} {line}: {len(tokens)} tokens, least lead {min(leads) / 1e4}", flush=True)
+                out.write(f"{task}\t{line}\t{' '.join(map(str, tokens))}\t{' '.join(map(str, leads))}\n")
+    os.replace(path + ".new", path)
+
+
 def main():
     parser = argparse.ArgumentParser(description="Writes the golden values of the shipped models.")
     parser.add_argument("models")
@@ -50,8 +88,7 @@ def main():
     for name, task, ask in (("reasoner-policy-game24", "game24", ""), ("reasoner-policy-long", "words", long.ASK), ("reasoner-policy", "words", "")):
         with open(os.path.join(args.tasks, f"{task}.test.tsv")) as f:
             problem = ask + f.readlines()[4].rstrip("\n").split("\t")[2]
-        text = tokenizer.apply_chat_template([{"role": "user", "content": problem}], tokenize=False, add_generation_prompt=True)
-        ids = tokenizer.encode(text, add_special_tokens=False)
+        ids = prompt_ids(tokenizer, problem)
         greatest[0] = 0.0
         with torch.no_grad():
             logits = policy(torch.tensor([ids]), use_cache=False).logits[0]
@@ -62,6 +99,7 @@ def main():
                 all_ids.append(int(top.indices[0]))
         print(tokenizer.decode(all_ids), f"\n{name}: greatest attention score {greatest[0]:.1f}")
         write(os.path.join(args.out, name, "golden.bin"), LOGITS, ids, logits, all_ids[len(ids):], gaps)
+    greedy_texts(tokenizer, policy, args.tasks, os.path.join(args.out, "reasoner-policy", "greedy.tsv"))
     greatest[0] = 0.0
     with torch.no_grad():
         scores = torch.sigmoid(reward(torch.tensor([all_ids]), use_cache=False).logits[0])
