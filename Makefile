@@ -212,32 +212,41 @@ cuda: $(CUDA_SO) ## libdynasor-cuda.so (needs nvcc, no GPU)
 endif
 
 # Machine code for each of NVARCH, and for what is newer than the last an intermediate form that the driver
-# compiles. One is enough for a check; `make release` takes all.
-NVARCH ?= 80
+# compiles. One is enough for a check; `make release` takes all. A build folder keeps what it was told last, so that
+# `make install` installs the release; code is made anew when the list or a flag changes.
+NVSTAMP := $(B)/command-nvcc
+ifneq ($(filter release check-cuda-release,$(MAKECMDGOALS)),)
+NVARCH ?= 80 89 90a
+endif
+NVARCH ?= $(or $(shell sed 's/ :.*//' $(NVSTAMP) 2>/dev/null),80)
 GENCODE = $(foreach n,$(NVARCH),-gencode arch=compute_$(n),code=sm_$(n)) \
           -gencode arch=compute_$(lastword $(filter-out %a,$(NVARCH))),code=compute_$(lastword $(filter-out %a,$(NVARCH)))
 NVFLAGS = -std=c++17 -O3 -lineinfo -I. -Iinclude -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra \
           -Werror all-warnings -Xptxas -v
+ifdef FLAGS_MK
+$(shell mkdir -p $(B); echo '$(NVARCH) : $(NVCC) $(NVFLAGS) $(GENCODE)' > $(NVSTAMP).$$PPID; \
+    if cmp -s $(NVSTAMP).$$PPID $(NVSTAMP); then rm -f $(NVSTAMP).$$PPID; \
+    else mv $(NVSTAMP).$$PPID $(NVSTAMP); fi)
+endif
 
 # What ptxas tells of registers and spills is kept beside the object: `make check-cuda-host` reads it.
-$(B)/obj/%.cu.o: %.cu Makefile
+$(B)/obj/%.cu.o: %.cu $(NVSTAMP)
 	$(call say,NVCC,$<)
 	@mkdir -p $(@D)
 	$(Q)$(NVCC) $(NVFLAGS) $(GENCODE) -MMD -MP -MF $(@:.o=.d) -c $< -o $@ >$(@:.o=.ptxas) 2>&1 || { \
 	    cat $(@:.o=.ptxas); exit 1; }
 
-$(CUDA_SO): $(patsubst %.cu,$(B)/obj/%.cu.o,$(CUDA_SRC))
+$(CUDA_SO): $(patsubst %.cu,$(B)/obj/%.cu.o,$(CUDA_SRC)) $(NVSTAMP)
 	$(link)
-	$(Q)$(NVCC) -shared -cudart static -Xlinker -z,relro,-z,now $(GENCODE) -o $@ $^
+	$(Q)$(NVCC) -shared -cudart static -Xlinker -z,relro,-z,now $(GENCODE) -o $@ $(filter %.o,$^)
 
 .PHONY: release
-release: ## everything, with machine code for all supported GPUs
-	@$(MAKE) NVARCH="80 89 90a" all
+release: all ## everything, with machine code for all supported GPUs
 
 # The same kernels as plain C++, run by tests/gpu/emulate. Its callbacks stand where ThreadSanitizer's own
 # would: with a sanitizer, tests that want it say that they are skipped.
 HOST_CUDA := $(if $(SAN),,$(B)/lib/cuda-host.a)
-HOST_CUDA_SRC := $(filter-out %/api.cu %/backend.cu %/probe.cu,$(CUDA_SRC))
+HOST_CUDA_SRC := $(filter-out %/api.cu %/backend.cu %/probe.cu %/measure.cu,$(CUDA_SRC))
 FAKE_DRIVER := $(B)/lib/fake-libcuda.so
 $(B)/obj/%.host.o: %.cu Makefile
 	$(call say,CXX,'$< (host)')
@@ -261,7 +270,7 @@ $(HOST_CUDA): $(patsubst %.cu,$(B)/obj/%.host.o,$(HOST_CUDA_SRC)) \
 	@mkdir -p $(@D)
 	$(Q)rm -f $@ && $(AR) rcs $@ $^
 
-$(FAKE_DRIVER): tests/gpu/emulate/fake_driver.c Makefile
+$(FAKE_DRIVER): tests/gpu/emulate/fake_driver.c tests/gpu/emulate/fake_driver.h kernels/cuda/backend.h kernels/ops.h Makefile
 	$(link)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS_ALL) -fPIC -shared -o $@ $<
 
@@ -308,6 +317,11 @@ $(B)/bin/dynasor-bench: $(call obj,$(DYN_BENCH_SRC)) $(INTERNAL)
 	$(link)
 	$(Q)$(ld) $^ $(BESIDE) $(LIBS)
 
+# What programs cost besides the engine, on the scheduler that unit tests make up.
+$(B)/bin/bench-steps: $(call obj,tests/bench/steps/steps.c tests/unit/made_up.c) $(TESTLIB) $(INTERNAL)
+	$(link)
+	$(Q)$(ld) -Wl,--wrap=sched_poll $^ -lcmocka $(LIBS)
+
 # The daemon that hostile clients meet, and the one with a double fetch that they must break.
 .PHONY: hardened
 hardened:
@@ -316,7 +330,7 @@ ifeq ($(SAN),)
 	@$(MAKE) SAN=asan BUILD=$(B)/mutant CFLAGS=-DDYN_MUTANT_DOUBLE_FETCH $(B)/mutant/asan/bin/dynasord
 endif
 
-.PHONY: tests run check check-asan check-tsan check-cuda-host check-gpu bench-gpu e2e kill-campaign hostile-campaign models
+.PHONY: tests run check check-asan check-tsan check-cuda-host check-cuda-release check-gpu check-gpu-sanitize bench-gpu e2e kill-campaign hostile-campaign models
 tests: all $(MAKERS) hardened $(B)/lib/count_malloc.so $(TESTS) $(GPU) $(GPU_BENCH) $(EMULATED) $(if $(filter fuzz,$(SAN)),,$(REPLAY)) $(BENCH) ## build the test programs, run none
 
 run: all $(MAKERS) $(B)/bin/dynasor-bench ## start the daemon with a small model and stream programs' events
@@ -334,9 +348,16 @@ check-tsan: ## the same under ThreadSanitizer
 check-cuda-host: cuda $(EMULATED) $(DAEMON) $(TOOLS) $(EXAMPLES) $(MAKERS) $(patsubst %.c,$(B)/%,$(wildcard tests/unit/test_cuda_*.c)) ## the CUDA backend without a GPU: kernels on the host, faults, bars
 	@tests/gpu/check-host.sh
 
-# The programs of both are compiled by `make tests`, GPU or not.
+check-cuda-release: cuda ## spills in hot kernels for every architecture of a release (minutes of nvcc)
+	@tests/gpu/spills.sh
+
+# The programs of both are compiled by `make tests`, GPU or not. Where there is a GPU, logs are kept.
+GPU_LOGS := docs/results/gpu
 check-gpu: cuda $(GPU) ## one folder of tests that need a GPU, and running it; status 77 where there is none
-	@tests/gpu/folder.sh && $(B)/gpu/run $(ONLY)
+	@tests/gpu/folder.sh && tests/gpu/log.sh $(GPU_LOGS)/check-gpu.log $(B)/gpu/run $(ONLY)
+
+check-gpu-sanitize: cuda $(GPU) ## the same under the four tools of compute-sanitizer; status 77 without it or a GPU
+	@tests/gpu/folder.sh && tests/gpu/sanitize.sh $(B)/gpu $(GPU_LOGS) $(ONLY)
 
 # Random weights, 16 GB, made once and only where there is a GPU.
 GPU_MODEL := $(B)/models/llama3.1-8b
@@ -345,7 +366,7 @@ bench-gpu: cuda $(GPU_BENCH) $(B)/bin/random_model ## measure a random Llama 3.1
 	@[ -e $(GPU_MODEL)/.made ] || { mkdir -p $(dir $(GPU_MODEL)) && \
 	    $(B)/bin/random_model tests/data/configs/llama3.1-8b.json $(GPU_MODEL) && touch $(GPU_MODEL)/.made; }
 	@python3 tests/bench/peers/transformers_gpu.py tests/data/configs/llama3.1-8b.json $(B)/peers/transformers.txt || [ $$? = 77 ]
-	@$(GPU_BENCH) $(GPU_MODEL) $(B)/peers/transformers.txt
+	@tests/gpu/log.sh $(GPU_LOGS)/bench-gpu.log $(GPU_BENCH) $(GPU_MODEL) $(B)/peers/transformers.txt
 
 e2e: tests ## end to end: daemon, library and tools together
 	@tests/run --kind e2e $(ONLY)
@@ -398,6 +419,8 @@ bench-engine: $(B)/bin/dynasor-bench $(BENCH_MODEL)/.made ## measure the engine 
 # What the shipped models can do: a tenth of the test sets, or all of them, which also goes into their card. Who watches
 # is told how far it is; the bars come last.
 REASONER := tools/model/dynasor-5m
+MEASURE_REASONER = reasoner --policy $(REASONER)/policy --reward $(REASONER)/reward --tasks tools/model/tasks \
+    --golden tests/golden/models/reasoner-policy/greedy.tsv $$([ ! -t 2 ] || echo --progress)
 bench-reasoner: $(B)/bin/dynasor-bench ## measure the shipped models on a tenth of their test sets
 	@$< $(MEASURE_REASONER) $(BENCH_ARGS)
 
@@ -413,9 +436,7 @@ campaign: $(B)/bin/dynasor-bench $(CALIBRATE) ## run what is missing of the expe
 results: $(B)/bin/dynasor-bench $(CALIBRATE) ## tables and pictures of docs/RESULTS.md from the campaign's logs
 	@tools/results/make $(B) $(RESULTS) docs/RESULTS.md
 
-MEASURE_REASONER = reasoner --policy $(REASONER)/policy --reward $(REASONER)/reward --tasks tools/model/tasks \
-    --golden tests/golden/models/reasoner-policy/greedy.tsv $$([ ! -t 2 ] || echo --progress)
-bench-programs: $(B)/bin/dynasor-bench $(CALIBRATE) ## run 1 % of the campaign's programs again, and print its bars
+bench-programs: $(B)/bin/dynasor-bench $(B)/bin/bench-steps $(CALIBRATE) ## run 1 % of the campaign's programs again, and print its bars
 	@tools/results/bench $(B) $(REASONER) tools/model/tasks $(RESULTS) $(B)/results $(BENCH_ARGS)
 
 peers: ## builds llama.cpp once, with clang, for comparison

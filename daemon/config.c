@@ -90,14 +90,18 @@ static const struct config_option options[] = {
        "1: no model; a simulated engine answers with random words, to try out everything else"),
     IN(engine, float32, CONFIG_SWITCH, "", "0", 0, 1,
        "1: weights, activations and KV in float32 instead of bf16: slower, twice the memory"),
+    IN(engine, cpu_level, CONFIG_GROUP_NAME, "", "auto", 1, CONFIG_GROUP_BYTES - 1,
+       "instructions that the CPU backend uses at most: auto, scalar, avx2, avx512 or amx; results differ by rounding"),
     IN(engine, ranks, CONFIG_U32, "ranks", "1", 1, 4,
        "tensor-parallel ranks: 1, 2 or 4, a GPU for each; on the CPU of use for tests only"),
+    IN(engine, replicas, CONFIG_U32, "replicas", "1", 1, CONFIG_REPLICAS_MAX,
+       "engines with the same models, each with GPUs of its own (on the CPU a share of the threads) and its own KV cache; a program stays with one"),
     IN(engine, threads, CONFIG_U32, "threads", "0", 0, 1024,
-       "threads of the CPU backend; 0: one for each core"),
+       "threads of the CPU backend, of all replicas together; 0: one for each core"),
     IN(engine, context_tokens, CONFIG_U32, "tokens", "0", 0, 1048576,
        "most tokens of prompt and output of one branch; 0: what the model allows, up to 131072"),
     IN(engine, kv_bytes, CONFIG_U64, "bytes", "1073741824", 1048576, TIB,
-       "memory for the KV cache of the policy; the reward model gets a quarter of it on top"),
+       "memory for the KV cache of the policy, of each replica; the reward model gets a quarter of it on top"),
     IN(engine, batch_rows_max, CONFIG_U32, "rows", "256", 1, 4096, "branches of one engine step"),
     IN(engine, batch_tokens_max, CONFIG_U32, "tokens", "512", 16, 16384,
        "new tokens of one engine step: longer prompts are computed in chunks"),
@@ -122,6 +126,11 @@ static const struct config_option options[] = {
        "profile of beam programs that name none; empty: even"),
     IN(profiles, sc_cot, CONFIG_GROUP_NAME, "", "", 0, CONFIG_GROUP_BYTES - 1,
        "profile of sc_cot programs that name none; empty: sc_cot-math"),
+
+    IN(log, programs, CONFIG_DIRECTORY, "", "", 0, CONFIG_DIRECTORY_BYTES - 1,
+       "file that gets what each program did, for dynasor-calibrate --shadow; empty: none"),
+    IN(log, programs_bytes, CONFIG_U64, "bytes", "268435456", 1048576, TIB,
+       "length at which it becomes FILE.1, and a new one begins"),
 };
 
 #define OPTIONS_COUNT (sizeof(options) / sizeof(options[0]))
@@ -370,6 +379,27 @@ int config_set(struct daemon_config *config, const char *name, const char *value
     return assign(config, option, value, ret_message, message_bytes);
 }
 
+int32_t config_cpu_level(const char *name)
+{
+    static const char *const names[] = {"scalar", "avx2", "avx512",
+                                        "amx"}; /* as kernels/cpu has them */
+    for (int32_t i = 0; i < 4; i++) {
+        if (strcmp(names[i], name) == 0)
+            return i;
+    }
+    return strcmp(name, "auto") == 0 ? -1 : -2;
+}
+
+/* A library is told of so many devices. */
+static int check_replicas(const struct daemon_config *config, char *message, size_t bytes)
+{
+    uint32_t replicas = config->engine.replicas, ranks = config->engine.ranks;
+    if (replicas * ranks <= CONFIG_DEVICES_MAX)
+        return 0;
+    return refuse(message, bytes, "[engine] replicas = %u: accepted 1 to %u with ranks = %u",
+                  replicas, CONFIG_DEVICES_MAX / ranks, ranks);
+}
+
 /* Roles with a GPU apart. Which numbers are taken and which exist, the engine says. */
 static int check_devices(const struct daemon_config *config, char *message, size_t bytes)
 {
@@ -385,6 +415,11 @@ static int check_devices(const struct daemon_config *config, char *message, size
         if (roles[i].directory[0] == '\0')
             return refuse(message, bytes, "[engine] %s_device = %u: accepted only with %s, a model",
                           roles[i].role, roles[i].device, roles[i].role);
+        if (config->engine.replicas > 1)
+            return refuse(message, bytes,
+                          "[engine] %s_device = %u with replicas = %u: accepted nothing, each "
+                          "replica has its own models on its own GPUs",
+                          roles[i].role, roles[i].device, config->engine.replicas);
         if (strcmp(config->engine.backend, "cpu") == 0)
             return refuse(message, bytes,
                           "[engine] %s_device = %u with backend = cpu: accepted nothing",
@@ -407,10 +442,16 @@ int config_check(const struct daemon_config *config, char *ret_message, size_t m
         return refuse(ret_message, message_bytes,
                       "[engine] backend = %s: accepted auto, cpu or cuda", config->engine.backend);
     }
+    if (config_cpu_level(config->engine.cpu_level) == -2) {
+        return refuse(ret_message, message_bytes,
+                      "[engine] cpu_level = %s: accepted auto, scalar, avx2, avx512 or amx",
+                      config->engine.cpu_level);
+    }
     if (config->engine.ranks == 3) {
         return refuse(ret_message, message_bytes, "[engine] ranks = 3: accepted 1, 2 or 4");
     }
-    if (check_devices(config, ret_message, message_bytes) < 0) {
+    if (check_replicas(config, ret_message, message_bytes) < 0 ||
+        check_devices(config, ret_message, message_bytes) < 0) {
         return -EINVAL;
     }
     if (config->engine.simulate && config->engine.policy[0] != '\0') {
@@ -468,9 +509,10 @@ static void check_section_line(struct config_parse *parse, const char *line)
     size_t length = (size_t)(end - line) - 1;
     const char *rest = end + 1 + strspn(end + 1, " \t");
     if (!section_known(line + 1, length)) {
-        fail(parse,
-             "%s: accepted sections are [daemon], [limits], [quota], [engine] and [profiles]",
-             readable(line, shown));
+        fail(
+            parse,
+            "%s: accepted sections are [daemon], [limits], [quota], [engine], [profiles] and [log]",
+            readable(line, shown));
     } else if (*rest != '\0' && *rest != ';' && *rest != '#') {
         fail(parse, "%s: nothing may follow the section's name", readable(line, shown));
     }

@@ -19,6 +19,8 @@
 #define CONFIG_GROUP_BYTES 64u
 #define CONFIG_DIRECTORY_BYTES 1024u
 #define CONFIG_MESSAGE_BYTES 512u /* enough for every message */
+#define CONFIG_REPLICAS_MAX 8u
+#define CONFIG_DEVICES_MAX 8u /* of all replicas' ranks */
 
 struct daemon_config {
     /* [daemon] */
@@ -61,7 +63,9 @@ struct daemon_config {
         char lock_directory[CONFIG_DIRECTORY_BYTES];
         uint32_t simulate;
         uint32_t float32;
+        char cpu_level[CONFIG_GROUP_BYTES]; /* config_cpu_level() */
         uint32_t ranks;
+        uint32_t replicas;
         uint32_t threads;
         uint32_t context_tokens;
         uint64_t kv_bytes;
@@ -81,6 +85,11 @@ struct daemon_config {
         char beam[CONFIG_GROUP_BYTES];
         char sc_cot[CONFIG_GROUP_BYTES];
     } profiles;
+
+    struct {                                   /* what programs did (daemon/program/livelog.h) */
+        char programs[CONFIG_DIRECTORY_BYTES]; /* a file; empty: none */
+        uint64_t programs_bytes;
+    } log;
 };
 
 void config_default(struct daemon_config *config);
@@ -95,6 +104,9 @@ int config_set(struct daemon_config *config, const char *name, const char *value
 
 /* What no single option can say; once, after the file and all --set. */
 int config_check(const struct daemon_config *config, char *ret_message, size_t message_bytes);
+
+/* enum cpu_level of [engine] cpu_level; -1: auto, -2: there is none of that name. */
+int32_t config_cpu_level(const char *name);
 
 /* A file that config_load() reads back to the same values, with the help as comments. */
 void config_print(FILE *file, const struct daemon_config *config);

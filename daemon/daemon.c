@@ -13,10 +13,12 @@
 #include "daemon/base/log.h"
 #include "daemon/base/notify.h"
 #include "daemon/engine/engine.h"
+#include "daemon/program/livelog.h"
 #include "daemon/program/program.h"
 #include "daemon/sched/sched.h"
 #include "daemon/text/chat.h"
 #include "daemon/text/codec.h"
+#include "kernels/cuda/backend.h"
 #include "shm/atomic.h"
 #include "shm/spin.h"
 
@@ -27,13 +29,15 @@
 #define EMBED_TEXTS_MAX 1024u     /* that wait for their vectors with the embed model */
 #define SIM_TOKENS_MAX (1u << 30) /* the simulated engine has no chunks: its time is the work */
 
+_Static_assert(CONFIG_REPLICAS_MAX == RUNS_REPLICAS_MAX, "one number");
+_Static_assert(CONFIG_DEVICES_MAX == CUDA_RANKS_MAX, "one number");
+
 struct daemon {
     struct daemon_config config;
-    struct codec *codec; /* NULL: bytes, with the simulated engine */
-    struct engine *engine;
-    struct sched *sched;
-    struct sched *reward_sched; /* NULL: no reward model */
-    struct codec *embed_codec;  /* NULL: no embed model, like the next */
+    struct codec *codec;                         /* NULL: bytes, with the simulated engine */
+    struct engine *engines[CONFIG_REPLICAS_MAX]; /* of replicas, like the next */
+    struct runs_replica scheds[CONFIG_REPLICAS_MAX];
+    struct codec *embed_codec; /* NULL: no embed model, like the next */
     struct embed *embed;
     struct programs *programs;
     struct ipc *ipc;
@@ -45,6 +49,9 @@ struct daemon {
     uint32_t keepers_count;
     pthread_t text_worker;
     bool text_worker_runs;
+    struct livelog *log; /* NULL: none */
+    pthread_t log_worker;
+    bool log_worker_runs;
 };
 
 struct keeper_start {
@@ -63,6 +70,12 @@ static void *keeper_main(void *argument)
 static void *text_main(void *programs)
 {
     programs_text_run(programs);
+    return NULL;
+}
+
+static void *log_main(void *log)
+{
+    livelog_run(log);
     return NULL;
 }
 
@@ -95,6 +108,10 @@ static int threads_start(struct daemon *d)
     if (r == 0) {
         r = pthread_create(&d->text_worker, &attr, text_main, d->programs);
         d->text_worker_runs = r == 0;
+    }
+    if (r == 0 && d->log) {
+        r = pthread_create(&d->log_worker, &attr, log_main, d->log);
+        d->log_worker_runs = r == 0;
     }
     (void)pthread_attr_destroy(&attr); /* frees nothing that could fail */
     return -r;
@@ -137,48 +154,67 @@ static enum engine_backend backend_of(const char *option)
                                         : ENGINE_BACKEND_AUTO;
 }
 
-static int engine_new(struct daemon *d, char *message, size_t message_bytes)
+/* Models and tokenizers, as far as files say. */
+static int codecs_open(struct daemon *d, char why[ENGINE_MESSAGE_BYTES])
+{
+    const struct daemon_config *c = &d->config;
+    int r = codec_open(c->engine.policy, why, &d->codec);
+    if (r == 0 && c->engine.reward[0] != '\0') /* it gets the policy's ids */
+        r = codec_check_reader(d->codec, c->engine.reward, why);
+    if (r == 0 && c->engine.embed[0] != '\0')
+        r = codec_open(c->engine.embed, why, &d->embed_codec);
+    if (r == 0 && c->engine.chat[0] != '\0')
+        r = codec_set_chat(d->codec, c->engine.chat, why);
+    return r;
+}
+
+/* One encoder does: it reads answers, a few words each. */
+static int replica_open(struct daemon *d, uint32_t replica, char why[ENGINE_MESSAGE_BYTES])
+{
+    const struct daemon_config *c = &d->config;
+    const char *embed = replica == 0 ? directory_of(c->engine.embed) : NULL;
+    return engine_open(
+        &(struct engine_config){
+            .directory = {directory_of(c->engine.policy), directory_of(c->engine.reward), embed},
+            .simulate = c->engine.simulate,
+            .float32 = c->engine.float32,
+            .backend = backend_of(c->engine.backend),
+            .device = c->engine.device,
+            .role_device = {0, 1 + c->engine.reward_device, 1 + c->engine.embed_device},
+            .lock_directory = c->engine.lock_directory,
+            .ranks_count = c->engine.ranks,
+            .replicas_count = c->engine.replicas,
+            .replica = replica,
+            .first = d->engines[0],
+            .threads_count = c->engine.threads,
+            .cpu_level = config_cpu_level(c->engine.cpu_level),
+            .rows_max = c->engine.batch_rows_max,
+            .tokens_max = c->engine.simulate ? SIM_TOKENS_MAX : c->engine.batch_tokens_max,
+            .context_tokens = c->engine.context_tokens,
+            .kv_bytes = c->engine.kv_bytes,
+            .dot_layer = -1,
+            .sim_step_ns = c->engine.sim_step_ns,
+            .sim_prefill_ns_per_token = c->engine.sim_prefill_ns_per_token,
+        },
+        why, &d->engines[replica]);
+}
+
+static int engines_open(struct daemon *d, char *message, size_t message_bytes)
 {
     const struct daemon_config *c = &d->config;
     char why[ENGINE_MESSAGE_BYTES] = "";
-    int r = 0;
+    uint32_t replica = 0;
     if (!c->engine.simulate && c->engine.policy[0] == '\0') {
         (void)snprintf(message, message_bytes,
                        "no model: give --policy DIR ([engine] policy), or --simulate");
         return -EINVAL;
     }
-    if (!c->engine.simulate)
-        r = codec_open(c->engine.policy, why, &d->codec);
-    if (r == 0 && !c->engine.simulate && c->engine.reward[0] != '\0') /* it gets the policy's ids */
-        r = codec_check_reader(d->codec, c->engine.reward, why);
-    if (r == 0 && !c->engine.simulate && c->engine.embed[0] != '\0')
-        r = codec_open(c->engine.embed, why, &d->embed_codec);
-    if (r == 0 && d->codec && c->engine.chat[0] != '\0')
-        r = codec_set_chat(d->codec, c->engine.chat, why);
-    if (r == 0)
-        r = engine_open(
-            &(struct engine_config){
-                .directory = {directory_of(c->engine.policy), directory_of(c->engine.reward),
-                              directory_of(c->engine.embed)},
-                .simulate = c->engine.simulate,
-                .float32 = c->engine.float32,
-                .backend = backend_of(c->engine.backend),
-                .device = c->engine.device,
-                .role_device = {0, 1 + c->engine.reward_device, 1 + c->engine.embed_device},
-                .lock_directory = c->engine.lock_directory,
-                .ranks_count = c->engine.ranks,
-                .threads_count = c->engine.threads,
-                .cpu_level = -1,
-                .rows_max = c->engine.batch_rows_max,
-                .tokens_max = c->engine.simulate ? SIM_TOKENS_MAX : c->engine.batch_tokens_max,
-                .context_tokens = c->engine.context_tokens,
-                .kv_bytes = c->engine.kv_bytes,
-                .dot_layer = -1,
-                .sim_step_ns = c->engine.sim_step_ns,
-                .sim_prefill_ns_per_token = c->engine.sim_prefill_ns_per_token,
-            },
-            why, &d->engine);
-    if (r < 0)
+    int r = c->engine.simulate ? 0 : codecs_open(d, why);
+    for (; replica < c->engine.replicas && r == 0; replica++)
+        r = replica_open(d, replica, why);
+    if (r != 0 && replica > 1)
+        (void)snprintf(message, message_bytes, "replica %u: %s", replica - 1, why);
+    else if (r != 0)
         (void)snprintf(message, message_bytes, "%s", why);
     return r;
 }
@@ -188,59 +224,102 @@ static int embed_start(struct daemon *d)
 {
     const struct daemon_config *c = &d->config;
     struct engine_info info;
-    engine_info(d->engine, ENGINE_EMBED, &info);
+    engine_info(d->engines[0], ENGINE_EMBED, &info);
     if (!info.present)
         return 0;
     return embed_new(&(struct embed_config){.texts_max = EMBED_TEXTS_MAX,
                                             .rows_max = c->engine.batch_rows_max,
                                             .tokens_max = c->engine.batch_tokens_max},
-                     d->engine, &d->embed);
+                     d->engines[0], &d->embed);
+}
+
+/* A simulated branch cannot fork: each program has one. */
+static uint32_t branches_max(const struct daemon_config *c)
+{
+    return c->engine.simulate ? c->programs_max : BRANCHES_MAX;
+}
+
+/* Each for as much as all programs have: nobody knows which replica they go to. */
+static int scheds_new(struct daemon *d)
+{
+    const struct daemon_config *c = &d->config;
+    uint32_t alive_max = c->programs_max;
+    if (!c->engine.simulate && alive_max / SEQS_PER_ROW > c->engine.batch_rows_max)
+        alive_max = c->engine.batch_rows_max * SEQS_PER_ROW; /* the others wait QUEUED */
+    struct sched_config sched = {
+        .role = ENGINE_POLICY,
+        .seqs_max = branches_max(c) + c->programs_max + ENGINE_POOL_SLOTS_MAX,
+        .alive_max = alive_max,
+        .groups_max = c->programs_max,
+        .rows_max = c->engine.batch_rows_max,
+        .tokens_max = c->engine.simulate ? SIM_TOKENS_MAX : c->engine.batch_tokens_max};
+    int r = 0;
+    for (uint32_t i = 0; i < c->engine.replicas && r == 0; i++) {
+        struct engine_info reward;
+        engine_info(d->engines[i], ENGINE_REWARD, &reward);
+        sched.role = ENGINE_POLICY;
+        r = sched_new(&sched, d->engines[i], &d->scheds[i].policy);
+        sched.role = ENGINE_REWARD;
+        if (r == 0 && reward.present)
+            r = sched_new(&sched, d->engines[i], &d->scheds[i].reward);
+    }
+    return r;
+}
+
+static int check_step_tag(const struct daemon *d, char *message, size_t message_bytes)
+{
+    struct engine_info reward;
+    engine_info(d->engines[0], ENGINE_REWARD, &reward);
+    if (!reward.present || d->config.engine.step_tag < reward.vocabulary)
+        return 0;
+    (void)snprintf(message, message_bytes,
+                   "[engine] step_tag = %u: accepted a token of the reward model, 1 to %u, or 0",
+                   d->config.engine.step_tag, reward.vocabulary - 1);
+    return -EINVAL;
+}
+
+static int log_open_programs(struct daemon *d, char *message, size_t message_bytes)
+{
+    const struct daemon_config *c = &d->config;
+    char why[MESSAGE_BYTES] = "";
+    int r = livelog_new(&(struct livelog_config){.path = c->log.programs,
+                                                 .file_bytes = c->log.programs_bytes,
+                                                 .programs_max = c->programs_max},
+                        &d->log, why);
+    if (r < 0)
+        (void)snprintf(message, message_bytes, "%s", why); /* cut: still readable */
+    return r;
 }
 
 static int modules_new(struct daemon *d, const struct ipc_fd *inherited, uint32_t inherited_count,
                        char *message, size_t message_bytes)
 {
     const struct daemon_config *c = &d->config;
-    struct engine_info info, reward;
-    int r = engine_new(d, message, message_bytes);
-    if (r < 0)
+    struct engine_info info; /* every replica's: what one program may have, one of them holds */
+    int r = engines_open(d, message, message_bytes);
+    if (r == 0)
+        r = check_step_tag(d, message, message_bytes);
+    if (r != 0)
         return r;
-    engine_info(d->engine, ENGINE_POLICY, &info);
-    uint32_t alive_max = c->programs_max;
-    if (!c->engine.simulate && alive_max / SEQS_PER_ROW > c->engine.batch_rows_max)
-        alive_max = c->engine.batch_rows_max * SEQS_PER_ROW; /* the others wait QUEUED */
-    /* A simulated branch cannot fork: each program has one. */
-    uint32_t branches_max = c->engine.simulate ? c->programs_max : BRANCHES_MAX;
-    struct sched_config sched = {.role = ENGINE_POLICY,
-                                 .seqs_max = branches_max + c->programs_max + ENGINE_POOL_SLOTS_MAX,
-                                 .alive_max = alive_max,
-                                 .groups_max = c->programs_max,
-                                 .rows_max = c->engine.batch_rows_max,
-                                 .tokens_max = c->engine.simulate ? SIM_TOKENS_MAX
-                                                                  : c->engine.batch_tokens_max};
-    r = sched_new(&sched, d->engine, &d->sched);
-    engine_info(d->engine, ENGINE_REWARD, &reward);
-    if (reward.present && c->engine.step_tag >= reward.vocabulary) {
-        (void)snprintf(
-            message, message_bytes,
-            "[engine] step_tag = %u: accepted a token of the reward model, 1 to %u, or 0",
-            c->engine.step_tag, reward.vocabulary - 1);
-        return -EINVAL;
-    }
-    sched.role = ENGINE_REWARD;
-    if (r == 0 && reward.present)
-        r = sched_new(&sched, d->engine, &d->reward_sched);
+    engine_info(d->engines[0], ENGINE_POLICY, &info);
+    r = scheds_new(d);
     if (r == 0)
         r = embed_start(d);
+    if (r == 0 && c->log.programs[0] != '\0' &&
+        (r = log_open_programs(d, message, message_bytes)) < 0)
+        return r;
     if (r == 0)
         r = programs_new(&(struct programs_config){.programs_max = c->programs_max,
-                                                   .branches_max = branches_max,
+                                                   .branches_max = branches_max(c),
                                                    .context_tokens = info.context_tokens,
                                                    .prompt_bytes_max = c->limits.prompt_bytes,
                                                    .codec = d->codec,
-                                                   .policy = d->sched,
-                                                   .reward = d->reward_sched,
+                                                   .policy = d->scheds[0].policy,
+                                                   .reward = d->scheds[0].reward,
+                                                   .others = &d->scheds[1],
+                                                   .others_count = c->engine.replicas - 1,
                                                    .step_tag = c->engine.step_tag,
+                                                   .log = d->log,
                                                    .embed = d->embed,
                                                    .embed_codec = d->embed_codec},
                          &d->programs);
@@ -331,8 +410,10 @@ int daemon_new(const struct daemon_config *config, const struct ipc_fd *inherite
         (void)snprintf(message, message_bytes, "io_uring: %s", strerror(-r));
     if (r == 0)
         r = ipc_start(d->ipc, clock_now_ns(), message, message_bytes);
+    if (r == ENGINE_E_BROKE)
+        return DAEMON_E_BROKE;
     if (r < 0) {
-        daemon_free(d);
+        (void)daemon_free(d); /* no step was posted */
         return r;
     }
     bool alone = sysconf(_SC_NPROCESSORS_ONLN) == 1;
@@ -342,10 +423,25 @@ int daemon_new(const struct daemon_config *config, const struct ipc_fd *inherite
     return 0;
 }
 
-void daemon_free(struct daemon *d)
+/* True, and the log says what: a device broke. */
+static bool engine_broke(const struct daemon *d)
+{
+    for (uint32_t i = 0; i < d->config.engine.replicas; i++) {
+        const char *failure = d->engines[i] ? engine_failure(d->engines[i]) : NULL;
+        if (failure && d->config.engine.replicas > 1)
+            log_error("engine %u: %s", i, failure);
+        else if (failure)
+            log_error("engine: %s", failure);
+        if (failure)
+            return true;
+    }
+    return false;
+}
+
+int daemon_free(struct daemon *d)
 {
     if (!d)
-        return;
+        return 0;
     bool keep = notify_fdstore_enabled();
     if (d->ipc) {
         ipc_stop(d->ipc, keep);
@@ -358,13 +454,34 @@ void daemon_free(struct daemon *d)
     }
     ipc_free(d->ipc);
     programs_free(d->programs);
+    if (d->log_worker_runs) {
+        livelog_stop(d->log);
+        (void)pthread_join(d->log_worker, NULL); /* likewise */
+    }
+    livelog_free(d->log);
     embed_free(d->embed);
-    sched_free(d->reward_sched);
-    sched_free(d->sched);
-    engine_close(d->engine);
+    for (uint32_t i = 0; i < CONFIG_REPLICAS_MAX; i++) {
+        sched_free(d->scheds[i].reward);
+        sched_free(d->scheds[i].policy);
+    }
+    if (engine_broke(d))
+        return DAEMON_E_BROKE;
+    for (uint32_t i = CONFIG_REPLICAS_MAX; i-- > 0;) /* the first one last (engine.h) */
+        engine_close(d->engines[i]);
     codec_free(d->embed_codec);
     codec_free(d->codec);
     free(d);
+    return 0;
+}
+
+static void engine_say(const struct daemon *d, uint32_t replica)
+{
+    char text[2048], name[24] = "engine";
+    if (d->config.engine.replicas > 1)
+        (void)snprintf(name, sizeof name, "engine %u", replica); /* fits */
+    engine_describe(d->engines[replica], text, sizeof text);
+    for (char *rest = text, *line; (line = strsep(&rest, "\n"));)
+        log_info("%s: %s", name, line);
 }
 
 static uint32_t turn(struct daemon *d, uint64_t now_ns)
@@ -407,10 +524,8 @@ int daemon_run(struct daemon *d)
 {
     (void)notify_status(d->config.socket_path); /* without a service manager: nobody to tell */
     (void)notify_ready();
-    char engine[2048];
-    engine_describe(d->engine, engine, sizeof engine);
-    for (char *rest = engine, *line; (line = strsep(&rest, "\n"));)
-        log_info("engine: %s", line);
+    for (uint32_t i = 0; i < d->config.engine.replicas; i++)
+        engine_say(d, i);
     char names[512];
     chat_names(names, sizeof names);
     if (d->codec && codec_chat(d->codec))
@@ -423,10 +538,8 @@ int daemon_run(struct daemon *d)
         uint32_t work = turn(d, now_ns);
         if (ipc_signals(d->ipc) & (1ull << SIGTERM | 1ull << SIGINT))
             break;
-        if (engine_failure(d->engine)) {
-            log_error("engine: %s", engine_failure(d->engine));
-            return -EIO;
-        }
+        if (engine_broke(d))
+            return DAEMON_E_BROKE;
         watchdog(d, now_ns);
         if (work == 0) {
             now_ns = rest(d, now_ns);

@@ -162,16 +162,18 @@ static int serve(const struct daemon_config *config)
         return EX_OSERR;
     }
     r = daemon_new(config, inherited, inherited_count, &daemon, message, sizeof message);
-    if (r < 0) {
+    if (r != 0)
         log_error("%s", message);
+    if (r < 0)
         return r == -EADDRINUSE ? EX_UNAVAILABLE : r == -EINVAL ? EX_CONFIG : EX_OSERR;
-    }
-    r = daemon_run(daemon);
-    if (r < 0) { /* a device that hangs would keep us in whatever gives its memory back */
+    if (r == 0)
+        r = daemon_run(daemon);
+    if (r == 0)
+        r = daemon_free(daemon);
+    if (r == DAEMON_E_BROKE) { /* what hangs would keep us in whatever gives its memory back */
         log_flush();
         _exit(EX_IOERR);
     }
-    daemon_free(daemon);
     log_flush();
     return EXIT_SUCCESS;
 }

@@ -158,8 +158,9 @@ struct ops_qkv {
  * Order: pages from the first to the last, tokens likewise; a row has a reference, which its own
  * scores set and raise page by page, weights relative to it in activation type, and sums of those
  * weights and of values times them; so within spans of OPS_SPAN_PAGES pages, which are then added in
- * order. A page shared by neighbouring rows is read once for all of them: on a CPU for every aligned
- * block of up to 32 rows, as many as a core's registers and cache go with. */
+ * order. A page shared by neighbouring rows is read once for all of them that a block holds: on a CPU up to
+ * 32 aligned rows, as many as a core's registers and cache go with; with CUDA 64 queries of a KV head (32
+ * where head_dim is above 128), which is 64 / (heads / kv_heads) rows. Larger gangs read it once a block. */
 #define OPS_SPAN_PAGES 64u
 struct ops_attention {
     void *out;     /* [T, heads, head_dim] activation type */
@@ -324,7 +325,8 @@ struct ops_stats {
         kv_bytes_read; /* by attention, since open: each page that a launch reads, once a read */
     uint64_t launches_count; /* those that graphs repeat are not */
     uint64_t graph_runs_count;
-    uint64_t graphs_bytes; /* of the device's memory, beside what open() took */
+    uint64_t own_bytes;    /* of the device's memory, that open() took beside the slab */
+    uint64_t graphs_bytes; /* of it, beside what open() took */
 };
 
 /* A backend. Pool, memory and copies first, then one launch for each operation above. */

@@ -35,7 +35,11 @@
     X(generation, "", "number of this daemon's life")                                              \
     X(started_ns, "ns", "CLOCK_MONOTONIC at start")                                                \
     X(pid, "", "process id")                                                                       \
-    X(clients_max, "clients", "limit of clients")
+    X(clients_max, "clients", "limit of clients")                                                  \
+    X(programs_logged, "programs", "written to [log] programs since start")                        \
+    X(programs_unlogged, "programs", "that should have been: slow or full disk")                   \
+    X(rows, "rows", "branches and prompts in engine steps")                                        \
+    X(rows_discarded, "rows", "of these, planned ahead in vain")
 
 #define COUNTERS_MAGIC 0x3153544e43594444ull /* "DDYCNTS1" */
 #define COUNTERS_VERSION 1u

@@ -65,12 +65,29 @@ static uint32_t devices_count(const struct backend *b)
     return last->device_first + last->ranks_count;
 }
 
-/* Ranks on the CPU share the host's memory. */
-static void host_memory(struct backend *b)
+static uint32_t replicas_count(const struct engine_config *config)
+{
+    return config->replicas_count ? config->replicas_count : 1;
+}
+
+/* Ranks on the CPU, of all replicas, share the host's memory. */
+static void host_memory(const struct engine_config *config, struct backend *b)
 {
     uint64_t there = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
     for (uint32_t i = 0; i < b->places_count; i++)
-        b->places[i].memory_bytes = there / devices_count(b);
+        b->places[i].memory_bytes = there / devices_count(b) / replicas_count(config);
+}
+
+/* What every rank of a place has. */
+static void gpu_memory(struct backend *b)
+{
+    for (uint32_t i = 0; i < b->places_count; i++) {
+        struct backend_place *p = &b->places[i];
+        p->memory_bytes = b->gpus.memory_bytes[p->device_first];
+        for (uint32_t r = 1; r < p->ranks_count; r++)
+            if (b->gpus.memory_bytes[p->device_first + r] < p->memory_bytes)
+                p->memory_bytes = b->gpus.memory_bytes[p->device_first + r];
+    }
 }
 
 int backend_on(const struct ops *ops, const struct engine_config *config,
@@ -80,7 +97,7 @@ int backend_on(const struct ops *ops, const struct engine_config *config,
     int result = places_plan(&b, config, true, message);
     if (result)
         return result;
-    host_memory(&b);
+    host_memory(config, &b);
     *ret_backend = b;
     return 0;
 }
@@ -94,22 +111,17 @@ static int gpus_open(const struct engine_config *config, struct backend *b)
                                    .backend = "libdynasor-cuda.so",
                                    .lock_directory = config->lock_directory,
                                    .sync_limit_ns = SYNC_LIMIT_NS,
-                                   .ranks_count = devices_count(b)};
+                                   .ranks_count = devices_count(b) * replicas_count(config)};
     ASSERT(request.ranks_count <= CUDA_RANKS_MAX);
+    ASSERT(replicas_count(config) == 1 || b->places_count == 1); /* check_config() */
     for (uint32_t i = 0; i < b->places_count; i++)
-        for (uint32_t r = 0; r < b->places[i].ranks_count; r++)
+        for (uint32_t r = 0; r < b->places[i].ranks_count * replicas_count(config); r++)
             request.devices[b->places[i].device_first + r] = (int32_t)(b->places[i].gpu + r);
     int found = cuda_gpus_open(&request, &b->gpus, b->note);
     if (found != CUDA_FOUND)
         return found;
     b->ops = b->gpus.ops;
-    for (uint32_t i = 0; i < b->places_count; i++) {
-        struct backend_place *p = &b->places[i];
-        p->memory_bytes = b->gpus.memory_bytes[p->device_first];
-        for (uint32_t r = 1; r < p->ranks_count; r++)
-            if (b->gpus.memory_bytes[p->device_first + r] < p->memory_bytes)
-                p->memory_bytes = b->gpus.memory_bytes[p->device_first + r];
-    }
+    gpu_memory(b);
     return found;
 }
 
@@ -118,7 +130,7 @@ static int cpu_open(const struct engine_config *config, char message[ENGINE_MESS
 {
     b->ops = cpu_best(config->cpu_level);
     int result = places_plan(b, config, false, message);
-    host_memory(b);
+    host_memory(config, b);
     return result;
 }
 
@@ -128,7 +140,10 @@ static const char *option_of(const struct engine_config *config, const struct ba
     for (uint32_t i = 1; i < ENGINE_ROLE_COUNT; i++)
         if (b->place_of[i] && b->places[b->place_of[i]].gpu == b->gpus.missing)
             return device_options[i];
-    return b->gpus.missing == config->device ? device_options[0] : "[engine] ranks";
+    if (b->gpus.missing == config->device)
+        return device_options[0];
+    return b->gpus.missing < config->device + config->ranks_count ? "[engine] ranks"
+                                                                  : "[engine] replicas";
 }
 
 int backend_open(const struct engine_config *config, char message[ENGINE_MESSAGE_BYTES],
@@ -151,7 +166,9 @@ int backend_open(const struct engine_config *config, char message[ENGINE_MESSAGE
     }
     if (found != CUDA_FOUND && config->backend == ENGINE_BACKEND_CUDA) {
         (void)snprintf(message, ENGINE_MESSAGE_BYTES, "[engine] backend = cuda: %s", b.note);
-        return found == CUDA_IN_USE ? -EBUSY : -ENODEV;
+        return found == CUDA_IN_USE         ? -EBUSY
+               : found == CUDA_DRIVER_FAILS ? ENGINE_E_BROKE
+                                            : -ENODEV;
     }
     if (found != CUDA_FOUND) {
         struct backend cpu = {0};
@@ -161,6 +178,21 @@ int backend_open(const struct engine_config *config, char message[ENGINE_MESSAGE
     }
     *ret_backend = b;
     return result;
+}
+
+void backend_beside(const struct backend *first, const struct engine_config *config,
+                    struct backend *ret_backend)
+{
+    struct backend b = *first;
+    uint32_t gpus = config->ranks_count * config->replica;
+    ASSERT(config->replica && config->replica < replicas_count(config) && b.places_count == 1);
+    b.places[0].gpu += gpus;
+    b.places[0].device_first += gpus;
+    b.gpus.locks_count = 0; /* the first one's */
+    b.note[0] = '\0';
+    if (b.gpus.ops)
+        gpu_memory(&b);
+    *ret_backend = b;
 }
 
 void backend_close(struct backend *b)
@@ -174,4 +206,11 @@ void backend_failure(const struct backend *b, char text[CUDA_TEXT_BYTES])
     text[0] = '\0';
     if (b->gpus.ops)
         b->gpus.failure(text);
+}
+
+bool backend_broke(const struct backend *b, int result)
+{
+    char text[CUDA_TEXT_BYTES];
+    backend_failure(b, text);
+    return (result == -EIO || result == -ETIMEDOUT || result == -ECOMM) && text[0];
 }

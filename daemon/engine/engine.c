@@ -9,14 +9,27 @@
 int engine_open(const struct engine_config *config, char message[ENGINE_MESSAGE_BYTES],
                 struct engine **ret_engine)
 {
+    *ret_engine = NULL;
     return config->simulate ? engine_sim_open(config, message, ret_engine)
                             : engine_model_open(config, message, ret_engine);
 }
 
+/* Its threads have ended then, and nobody writes to a batch any more. */
 void engine_close(struct engine *e)
 {
-    if (e)
-        e->impl->close(e);
+    struct engine_batch *left[ENGINE_ROLE_COUNT * ENGINE_STEPS_MAX];
+    uint32_t count = 0;
+    if (!e)
+        return;
+    for (uint32_t p = 0; p < ENGINE_ROLE_COUNT; p++)
+        for (uint32_t i = 0; i < e->queues[p].count; i++)
+            left[count++] = e->queues[p].batches[i];
+    e->impl->close(e);
+    while (count--) {
+        left[count]->posted = false;
+        if (left[count]->orphan)
+            engine_batch_free(left[count]);
+    }
 }
 
 void engine_info(const struct engine *e, enum engine_role role, struct engine_info *ret_info)
@@ -75,6 +88,10 @@ void engine_batch_free(struct engine_batch *b)
 {
     if (!b)
         return;
+    if (b->posted) {
+        b->orphan = true;
+        return;
+    }
     free(b->rows);
     free(b->tokens);
     free(b->score);
@@ -94,26 +111,84 @@ void engine_dot_vector(struct engine *e, const float *vector)
     e->impl->dot_vector(e, vector);
 }
 
-int engine_post(struct engine *e, struct engine_batch *batch, uint64_t now_ns)
+static uint32_t steps_max(const struct engine *e, uint32_t role)
+{
+    return greatest(1, e->info[role].steps_max);
+}
+
+static bool is_posted(const struct engine_queue *q, const struct engine_batch *batch)
+{
+    uint32_t i = 0;
+    while (i < q->count && q->batches[i] != batch)
+        i++;
+    return i < q->count;
+}
+
+int engine_admit(struct engine *e, struct engine_batch *batch)
 {
     ASSERT(batch->rows_count >= 1 && batch->rows_count <= e->config.rows_max);
     ASSERT(batch->tokens_count >= 1 && batch->tokens_count <= e->config.tokens_max);
     ASSERT(batch->role < ENGINE_ROLE_COUNT && e->info[batch->role].present);
-    int result = e->impl->post(e, batch, now_ns);
-    e->busy[e->place[batch->role]] = true; /* with this one or another */
+    struct engine_queue *q = &e->queues[e->place[batch->role]];
+    if (q->count == steps_max(e, batch->role))
+        return ENGINE_E_BUSY;
+    ASSERT(!batch->posted && (!batch->after || is_posted(q, batch->after)));
+    batch->posted = true;
+    q->batches[q->count++] = batch;
+    e->wants[batch->role] = false;
+    return ENGINE_OK;
+}
+
+int engine_post(struct engine *e, struct engine_batch *batch, uint64_t now_ns)
+{
+    int result = engine_admit(e, batch);
+    if (result == ENGINE_OK)
+        e->impl->post(e, batch, now_ns);
     return result;
+}
+
+void engine_want(struct engine *e, enum engine_role role, bool wants)
+{
+    e->wants[role] = wants;
+}
+
+static bool another_wants(const struct engine *e, enum engine_role role)
+{
+    bool wants = false;
+    for (uint32_t i = 0; i < ENGINE_ROLE_COUNT; i++)
+        wants |= i != role && e->place[i] == e->place[role] && e->wants[i];
+    return wants;
 }
 
 bool engine_busy(const struct engine *e, enum engine_role role)
 {
-    return e->busy[e->place[role]];
+    const struct engine_queue *q = &e->queues[e->place[role]];
+    if (q->count == 0)
+        return false;
+    return q->count == steps_max(e, role) ||
+           (q->batches[q->count - 1]->role == role && another_wants(e, role));
 }
 
+/* Whoever asks first takes off the devices what is done; each role has its own of it. */
 struct engine_batch *engine_next(struct engine *e, enum engine_role role, uint64_t now_ns)
 {
-    struct engine_batch *batch = e->impl->next(e, e->place[role], now_ns);
-    if (batch)
-        e->busy[e->place[role]] = false;
+    struct engine_queue *q = &e->queues[e->place[role]];
+    struct engine_batch *batch;
+    while (q->done_count < q->count && (batch = e->impl->next(e, e->place[role], now_ns))) {
+        ASSERT(batch == q->batches[q->done_count]);
+        q->done_count++;
+    }
+    uint32_t i = 0;
+    while (i < q->done_count && q->batches[i]->role != role)
+        i++;
+    if (i == q->done_count)
+        return NULL;
+    batch = q->batches[i];
+    q->count--;
+    q->done_count--;
+    for (; i < q->count; i++)
+        q->batches[i] = q->batches[i + 1];
+    batch->posted = false;
     return batch;
 }
 
@@ -124,6 +199,9 @@ const char *engine_failure(const struct engine *e)
 
 uint64_t engine_due_ns(const struct engine *e)
 {
+    for (uint32_t p = 0; p < ENGINE_ROLE_COUNT; p++)
+        if (e->queues[p].done_count)
+            return 0;
     return e->impl->due_ns(e);
 }
 

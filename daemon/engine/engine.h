@@ -1,14 +1,20 @@
 /* daemon/engine/engine.h — the narrow way into the engine: open, post a batch, next result, close.
  *
  * The engine knows models, one for each role, and a batch of rows of one role. Who asked for a row, and what
- * comes after it, it does not know. Roles share the devices of the policy, or have a GPU apart; of the roles that
- * share devices one batch is in flight at a time.
- * A batch holds numbers and indices only; the engine copies it to the device as it is.
+ * comes after it, it does not know. Roles share the devices of the policy, or have a GPU apart; the roles that
+ * share devices have steps_max batches in flight together, which run one after the other in the order of their posts.
+ * A batch holds numbers and indices only; the engine copies it to the device as it is. One that is posted while the
+ * step before it runs may go on from that: a row whose token that step samples names the row that samples it, and
+ * the engine puts the token in between the two.
+ *
+ * There may be several, replicas: the same models, each on devices of its own and with its own caches.
  *
  * Thread: control. Memory: fixed at engine_open() and engine_batch_new(). Time: post and next are
  * O(batch); opening reads the model files. Fails: engine_open() with a message that names file,
- * tensor or field, before device memory is taken; after a device broke no batch comes back, and
- * engine_failure() says why: the process is to end, for nothing that the device holds can be believed. */
+ * tensor or field, before device memory is taken, or ENGINE_E_BROKE where a device breaks meanwhile; after
+ * one broke no batch comes back, and engine_failure() says why: the process is to end, for nothing that the
+ * device holds can be believed. A batch that does not come back stays the engine's: engine_batch_free() leaves it to
+ * engine_close(). */
 #pragma once
 #include <stdbool.h>
 #include <stdint.h>
@@ -25,6 +31,7 @@ enum engine_role {
 };
 
 #define ENGINE_MESSAGE_BYTES 512u
+#define ENGINE_STEPS_MAX 2u
 #define ENGINE_POOL_SLOTS_MAX 64u /* sequences with pooled hidden states at once */
 
 enum engine_backend {
@@ -43,13 +50,17 @@ struct engine_config {
     uint32_t role_device[ENGINE_ROLE_COUNT];
     const char *lock_directory; /* of the GPUs' lock files: exists, ours */
     uint32_t ranks_count;       /* tensor parallel, in one process: 1, 2 or 4 */
-    uint32_t threads_count;     /* CPU threads of all ranks together; 0: all cores */
-    int32_t cpu_level;          /* at most this enum cpu_level; negative: the best */
-    uint32_t rows_max;          /* rows (sequences) of a batch */
-    uint32_t tokens_max;        /* new tokens of a batch */
+    uint32_t replicas_count;    /* to be opened, this one is one of them; 0: 1 */
+    uint32_t replica;       /* number of this one; its ranks' GPUs follow those of the one before */
+    struct engine *first;   /* number 0, which is closed last; not of number 0 itself */
+    uint32_t threads_count; /* CPU threads of all ranks and replicas together; 0: all cores */
+    int32_t cpu_level;      /* at most this enum cpu_level; negative: the best */
+    uint32_t rows_max;      /* rows (sequences) of a batch */
+    uint32_t tokens_max;    /* new tokens of a batch */
     uint32_t context_tokens; /* most tokens of a sequence; 0: what the model allows, up to 131072 */
     uint64_t kv_bytes;       /* KV cache of the policy; the reward model gets a quarter of it */
     int32_t dot_layer;    /* hidden states after this layer feed ENGINE_WANT_DOT; negative: none */
+    uint32_t steps_max;   /* of engine_info, for tests; 0: 2 on GPUs, otherwise 1 */
     uint64_t sim_step_ns; /* cost of one decode step, whatever its rows */
     uint64_t sim_prefill_ns_per_token; /* cost of each further token of a batch */
 };
@@ -60,6 +71,7 @@ struct engine_info { /* of one role */
     uint32_t context_tokens;
     uint32_t kv_pages;    /* pages of OPS_PAGE_TOKENS positions; 0: the role has no KV cache */
     uint32_t vector_size; /* of an embedding or a pooled hidden state */
+    uint32_t steps_max;   /* in flight at once on the role's devices */
 };
 
 enum engine_want {
@@ -76,6 +88,9 @@ struct engine_row {          /* one sequence, one step: consecutive new tokens o
     uint32_t seq_generation; /* tells a row of a sequence that is gone */
     uint32_t tokens_first;   /* in batch.tokens */
     uint32_t tokens_count;
+    uint32_t
+        follows; /* 1 + the row of batch.after that samples this row's only token, which is last
+                              in its history too; what stands in their places is not looked at; 0: none */
     uint32_t position;     /* of the first of them */
     uint32_t shared_pages; /* leading pages in common with the row before; 0 for the first */
     uint32_t want;         /* enum engine_want */
@@ -97,12 +112,15 @@ struct engine_batch {
     uint32_t freed_count;
     uint32_t history_count;
     uint32_t biases_count;
-    uint32_t pages_stride;         /* pages of a row of the table; set by engine_batch_new() */
-    struct engine_row *rows;       /* [rows_max] */
-    uint32_t *tokens;              /* [tokens_max], row after row */
-    uint8_t *score;                /* [tokens_max] reward role: 1 where a score is wanted */
-    uint32_t *pages;               /* [rows_max, pages_stride] */
-    struct ops_page_copy *copies;  /* [rows_max] done in order before the step */
+    uint32_t pages_stride;            /* pages of a row of the table; set by engine_batch_new() */
+    bool posted;                      /* the engine's own, like the next */
+    bool orphan;                      /* freed while it was posted */
+    const struct engine_batch *after; /* posted, not taken back; NULL: no row follows one */
+    struct engine_row *rows;          /* [rows_max] */
+    uint32_t *tokens;                 /* [tokens_max], row after row */
+    uint8_t *score;                   /* [tokens_max] reward role: 1 where a score is wanted */
+    uint32_t *pages;                  /* [rows_max, pages_stride] */
+    struct ops_page_copy *copies;     /* [rows_max] done in order before the step */
     uint32_t *freed;               /* [kv_pages] test builds: pages to poison, after the copies */
     uint32_t *history;             /* [history_max] */
     struct ops_bias *biases;       /* [biases_max] */
@@ -113,8 +131,10 @@ struct engine_batch {
     uint32_t biases_max;
 };
 
-enum engine_result { ENGINE_OK = 0, ENGINE_E_BUSY = 1 };
+enum engine_result { ENGINE_OK = 0, ENGINE_E_BUSY = 1, ENGINE_E_BROKE = 2 };
 
+/* -errno, or ENGINE_E_BROKE: a device failed or hung. Then there may be an engine, not NULL, that can only be
+ * closed, and that may take for ever: the process does better to end without. */
 int engine_open(const struct engine_config *config, char message[ENGINE_MESSAGE_BYTES],
                 struct engine **ret_engine);
 void engine_close(struct engine *engine);
@@ -129,21 +149,25 @@ void engine_batch_free(struct engine_batch *batch);
 /* The vector of ENGINE_WANT_DOT, hidden floats; between steps only. */
 void engine_dot_vector(struct engine *engine, const float *vector);
 
-/* Starts the step; the batch stays the caller's, untouched until engine_next() returns it with its
- * results. ENGINE_E_BUSY: a step is in flight on the role's devices. */
+/* Starts the step, or has it wait for the one before it; the batch stays the caller's, untouched until engine_next()
+ * returns it with its results. ENGINE_E_BUSY: as many as can be are in flight on the role's devices. */
 int engine_post(struct engine *engine, struct engine_batch *batch, uint64_t now_ns);
 
-/* Whether a step is in flight on the role's devices, or its batch is not taken back. */
+/* Whether the role has a step to post as soon as it can; a post takes it back. */
+void engine_want(struct engine *engine, enum engine_role role, bool wants);
+/* Whether the role is to wait: as many batches as can be are posted on its devices and not taken back, or the last
+ * is its own and another role there wants the turn. */
 bool engine_busy(const struct engine *engine, enum engine_role role);
 
-/* The batch whose step is done on the role's devices, or NULL. */
+/* The role's oldest batch, if its step is done, or NULL. */
 struct engine_batch *engine_next(struct engine *engine, enum engine_role role, uint64_t now_ns);
 
 /* What broke, in words; NULL while nothing has. */
 const char *engine_failure(const struct engine *engine);
 
 /* When engine_next() has something, as far as that is known: a time for the simulated engine, 0 when
- * it has, UINT64_MAX while a real step runs (engine_fd() tells) or nothing is in flight. */
+ * it has for another role than took it off the devices, UINT64_MAX while a real step runs (engine_fd() tells) or
+ * nothing is in flight. */
 uint64_t engine_due_ns(const struct engine *engine);
 
 /* Readable when a step is done on the role's devices, an eventfd that the engine writes and engine_next()

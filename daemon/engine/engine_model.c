@@ -2,7 +2,10 @@
  *
  * Roles lie in places (backend.h). A place has one device a rank, for all its roles: their weights lie side by side
  * in its slab, their caches too, and a step's values share one part of it, because one step runs at a time whichever
- * role it is for. Places know nothing of each other: each has its worker and its step. */
+ * role it is for. Places know nothing of each other: each has its worker and its steps.
+ *
+ * On GPUs two steps are in flight, so that the next is there when one ends. On the CPU one: its kernels take the cores
+ * that planning ahead would need, and a row that is planned in vain costs there what it costs in use. */
 #include "daemon/engine/engine_model.h"
 
 #include <assert.h>
@@ -30,7 +33,6 @@ static_assert(ENGINE_MESSAGE_BYTES == TENSORS_MESSAGE_BYTES, "one buffer");
 
 struct rank {
     struct ops_device *device;
-    int result; /* of sync() after the last step */
     struct model models[ENGINE_ROLE_COUNT];
 };
 
@@ -41,19 +43,26 @@ struct table {
     uint64_t step;                     /* values of one, of whichever role */
 };
 
+struct slot { /* for one of the steps in flight */
+    struct step step;
+    uint8_t *image;
+    int results[WORKER_RANKS_MAX]; /* of sync() after it */
+};
+
 struct place {
     struct engine_model *engine;
     const struct backend_place *on; /* the backend's */
     struct ops_group *group;        /* NULL: one rank */
     struct rank ranks[WORKER_RANKS_MAX];
     struct worker *worker;
-    struct step step;
-    uint8_t *image;
+    struct slot slots[ENGINE_STEPS_MAX]; /* of steps by their number: steps posted before it */
+    uint64_t posted_count;
+    uint64_t taken_count;
     uint64_t image_bytes;
     uint64_t slab_bytes; /* of one rank */
     struct table table;
-    bool in_flight;
     bool records; /* the step is recorded, not run: at start-up */
+    bool broken;  /* a step failed: none is run after it */
 };
 
 struct role {
@@ -69,6 +78,7 @@ struct engine_model {
     const struct ops *ops; /* the backend's */
     struct place places[ENGINE_ROLE_COUNT];
     uint32_t places_count;
+    uint32_t steps_max;
     struct role roles[ENGINE_ROLE_COUNT];
 };
 
@@ -109,19 +119,44 @@ static uint32_t greatest(uint32_t a, uint32_t b)
 
 /* ---- running -------------------------------------------------------------------------------- */
 
-static void rank_run(void *context, uint32_t rank)
+static struct slot *slot_of(struct place *p, uint64_t step)
+{
+    return &p->slots[step % p->engine->steps_max];
+}
+
+static bool in_flight(const struct place *p)
+{
+    return p->posted_count != p->taken_count;
+}
+
+/* The step before has been run by all ranks: what this one needs of it is there. */
+static void step_begin(void *context, uint64_t number)
 {
     struct place *p = context;
-    struct model *m = &p->ranks[rank].models[p->step.batch->role];
+    const struct slot *before = slot_of(p, number + p->engine->steps_max - 1);
+    for (uint32_t r = 0; number && r < p->on->ranks_count; r++)
+        p->broken |= before->results[r] != 0;
+    step_follow(&slot_of(p, number)->step);
+}
+
+static void rank_run(void *context, uint32_t rank, uint64_t number)
+{
+    struct place *p = context;
+    struct slot *slot = slot_of(p, number);
+    struct model *m = &p->ranks[rank].models[slot->step.batch->role];
+    if (p->broken) {
+        slot->results[rank] = -EIO;
+        return;
+    }
     if (p->records)
-        forward_record(m, &p->step);
+        forward_record(m, &slot->step);
     else if (m->kv_pages)
-        forward_run(m, &p->step);
+        forward_run(m, &slot->step);
     else
-        encoder_run(m, &p->step);
-    p->ranks[rank].result = m->ops->sync(m->device);
-    if (rank == 0 && p->ranks[rank].result == 0)
-        forward_results(m, &p->step);
+        encoder_run(m, &slot->step);
+    slot->results[rank] = m->ops->sync(m->device);
+    if (rank == 0 && slot->results[rank] == 0)
+        forward_results(m, &slot->step);
 }
 
 /* The first time counts. What the libraries say is better than a number. */
@@ -135,50 +170,51 @@ static void device_broke(const struct place *p, uint32_t rank, int result)
                      p->on->device_first + rank, why[0] ? why : strerror(-result));
 }
 
-/* Of all ranks: one that fails makes the others fail after it. */
-static bool devices_work(const struct place *p)
+/* The step that is taken next, of all ranks: one that fails makes the others fail after it. */
+static bool devices_work(struct place *p)
 {
+    const struct slot *slot = slot_of(p, p->taken_count);
     for (uint32_t r = 0; r < p->on->ranks_count; r++)
-        if (p->ranks[r].result)
-            device_broke(p, r, p->ranks[r].result);
+        if (slot->results[r])
+            device_broke(p, r, slot->results[r]);
     return p->engine->base.failure[0] == '\0';
 }
 
-static int post(struct engine_model *e, struct engine_batch *batch, float *all_logits)
+static void post(struct engine_model *e, struct engine_batch *batch, float *all_logits)
 {
     const struct engine_info *info = &e->base.info[batch->role];
     struct place *p = e->roles[batch->role].place;
-    if (p->in_flight)
-        return ENGINE_E_BUSY;
+    struct step *step = &slot_of(p, p->posted_count)->step;
     for (uint32_t i = 0; i < batch->tokens_count;
          i++) /* what looks them up holds them to nothing */
         ASSERT(batch->tokens[i] < info->vocabulary);
-    step_build(&p->step, batch, info->kv_pages > 0, all_logits);
-    ASSERT(p->step.position_max < info->context_tokens);
-    p->in_flight = true;
+    step_build(step, batch, info->kv_pages > 0, all_logits);
+    ASSERT(step->position_max < info->context_tokens);
+    p->posted_count++;
     worker_post(p->worker);
-    return ENGINE_OK;
 }
 
-static int model_post(struct engine *e, struct engine_batch *batch, uint64_t now_ns)
+static void model_post(struct engine *e, struct engine_batch *batch, uint64_t now_ns)
 {
     (void)now_ns;
-    return post(of(e), batch, NULL);
+    post(of(e), batch, NULL);
 }
 
 int engine_model_post_logits(struct engine *e, struct engine_batch *batch, float *logits)
 {
-    return post(of(e), batch, logits);
+    int result = engine_admit(e, batch);
+    if (result == ENGINE_OK)
+        post(of(e), batch, logits);
+    return result;
 }
 
 static struct engine_batch *model_next(struct engine *engine, uint32_t place, uint64_t now_ns)
 {
     struct place *p = &of(engine)->places[place];
     (void)now_ns;
-    if (!p->in_flight || engine->failure[0] || !worker_take(p->worker) || !devices_work(p))
+    if (!in_flight(p) || engine->failure[0] || !worker_take(p->worker) || !devices_work(p))
         return NULL;
-    p->in_flight = false;
-    return p->step.batch;
+    return slot_of(p, p->taken_count++)->step.batch;
 }
 
 static uint64_t model_due_ns(const struct engine *e)
@@ -197,7 +233,7 @@ static void model_dot_vector(struct engine *engine, const float *vector)
     struct engine_model *e = of(engine);
     struct place *p = &e->places[0];
     struct model *m = &p->ranks[0].models[ENGINE_POLICY];
-    ASSERT(!p->in_flight && m->arch);
+    ASSERT(!in_flight(p) && m->arch);
     e->ops->copy_in(m->device, m->dot_vector, vector, m->arch->hidden * sizeof(float));
     int result = e->ops->sync(m->device); /* the vector is the caller's again */
     if (result)
@@ -228,9 +264,11 @@ uint64_t engine_model_graph_runs(const struct engine *engine)
 void engine_model_pad(struct engine *engine, bool pads)
 {
     struct engine_model *e = of(engine);
-    ASSERT(!e->places[0].in_flight);
-    step_pad(&e->places[0].step, pads && e->ops->graph_run ? e->base.config.rows_max : 0,
-             e->base.info[ENGINE_POLICY].kv_pages);
+    ASSERT(!in_flight(&e->places[0]));
+    for (uint32_t i = 0; i < e->steps_max; i++)
+        step_pad(&e->places[0].slots[i].step,
+                 pads && e->ops->graph_run ? e->base.config.rows_max : 0,
+                 e->base.info[ENGINE_POLICY].kv_pages);
 }
 
 /* What recordings take is known once they are made. */
@@ -239,13 +277,13 @@ static void describe_graphs(const struct engine_model *e, char *text, uint32_t b
     struct ops_stats stats;
     uint32_t count = 0;
     text[0] = '\0';
-    while (step_bucket_rows(count, e->places[0].step.pad_rows_max))
+    while (step_bucket_rows(count, e->places[0].slots[0].step.pad_rows_max))
         count++;
     if (count == 0)
         return;
     e->ops->stats(e->places[0].ranks[0].device, &stats);
     (void)snprintf(text, bytes, "\ngraphs: %u, for steps of up to %u rows, %llu MiB each rank",
-                   count, step_bucket_rows(count - 1, e->places[0].step.pad_rows_max),
+                   count, step_bucket_rows(count - 1, e->places[0].slots[0].step.pad_rows_max),
                    (unsigned long long)(stats.graphs_bytes >> 20)); /* fits */
 }
 
@@ -334,7 +372,8 @@ static void place_close(struct engine_model *e, struct place *p)
     }
     if (p->group)
         e->ops->group_free(p->group);
-    free(p->image);
+    for (uint32_t i = 0; i < ENGINE_STEPS_MAX; i++)
+        free(p->slots[i].image);
 }
 
 static void model_close(struct engine *engine)
@@ -356,12 +395,15 @@ static int check_config(const struct engine_config *c, char message[ENGINE_MESSA
 {
     if (c->ranks_count != 1 && c->ranks_count != 2 && c->ranks_count != 4)
         return refuse(message, -EINVAL, "[engine] ranks = %u: accepted 1, 2 or 4", c->ranks_count);
-    if (c->threads_count && c->threads_count < c->ranks_count)
-        return refuse(
-            message, -EINVAL,
-            "[engine] threads = %u: accepted %u to %u with [engine] ranks = %u, or 0: all "
-            "cores",
-            c->threads_count, c->ranks_count, THREADS_MAX, c->ranks_count);
+    uint32_t replicas = greatest(c->replicas_count, 1), all = c->ranks_count * replicas;
+    char beside[64] = "";
+    if (replicas > 1)
+        (void)snprintf(beside, sizeof beside, " and replicas = %u", replicas); /* fits */
+    if (c->threads_count && c->threads_count < all)
+        return refuse(message, -EINVAL,
+                      "[engine] threads = %u: accepted %u to %u with [engine] ranks = %u%s, or 0: "
+                      "all cores",
+                      c->threads_count, all, THREADS_MAX, c->ranks_count, beside);
     if (c->rows_max < 1 || c->tokens_max < c->rows_max)
         return refuse(message, -EINVAL,
                       "batch_tokens_max %u: at least batch_rows_max, which is %u, and 1",
@@ -376,8 +418,10 @@ static int plan_context(struct engine_model *e, enum engine_role role,
     const struct engine_config *c = &e->base.config;
     struct arch *a = &e->roles[role].arch;
     struct engine_info *info = &e->base.info[role];
-    *info = (struct engine_info){
-        .present = true, .vocabulary = a->vocabulary, .vector_size = a->hidden};
+    *info = (struct engine_info){.present = true,
+                                 .vocabulary = a->vocabulary,
+                                 .vector_size = a->hidden,
+                                 .steps_max = e->steps_max};
     uint32_t context = least(a->context_tokens, CONTEXT_TOKENS_MAX);
     if (role == ENGINE_EMBED) {
         info->context_tokens = least(context, c->tokens_max); /* a text is one step */
@@ -536,11 +580,14 @@ static int plan_memory(struct engine_model *e, struct place *p, char message[ENG
                       (unsigned long long)(p->slab_bytes >> 20),
                       e->backend.gpus.ops ? "GPU" : "machine",
                       (unsigned long long)(p->on->memory_bytes >> 20));
-    p->image = aligned_alloc(OPS_ALIGN_BYTES, p->image_bytes);
-    if (!p->image)
-        return refuse(message, -ENOMEM, "no memory for a step of %u tokens",
-                      e->base.config.tokens_max);
-    step_init(&p->step, p->image, p->image_bytes);
+    for (uint32_t i = 0; i < e->steps_max; i++) {
+        struct slot *slot = &p->slots[i];
+        slot->image = aligned_alloc(OPS_ALIGN_BYTES, p->image_bytes);
+        if (!slot->image)
+            return refuse(message, -ENOMEM, "no memory for a step of %u tokens",
+                          e->base.config.tokens_max);
+        step_init(&slot->step, slot->image, p->image_bytes);
+    }
     return 0;
 }
 
@@ -647,13 +694,18 @@ static uint32_t cores_count(void)
     return count > 0 ? (uint32_t)count : 1;
 }
 
-static void run_empty(struct place *p, struct engine_batch *none, uint32_t bucket)
+/* False: a device broke. */
+static bool run_empty(struct place *p, struct engine_batch *none, uint32_t bucket)
 {
     struct pollfd fd = {.fd = worker_fd(p->worker), .events = POLLIN};
-    step_build_empty(&p->step, none, bucket);
+    step_build_empty(&slot_of(p, p->posted_count)->step, none, bucket);
+    p->posted_count++;
     worker_post(p->worker);
     while (!worker_take(p->worker))
         (void)poll(&fd, 1, -1); /* interrupted: asked again; devices have a limit to their work */
+    bool works = devices_work(p);
+    p->taken_count++;
+    return works;
 }
 
 /* One step of padding is run first: it has kernels loaded and ranks connected, which a recording cannot. */
@@ -665,12 +717,12 @@ static int record_graphs(struct engine_model *e, char message[ENGINE_MESSAGE_BYT
         return 0;
     struct place *p = &e->places[0]; /* the policy's */
     engine_model_pad(&e->base, true);
-    run_empty(p, &none, 0);
+    bool works = run_empty(p, &none, 0);
     p->records = true;
-    for (uint32_t i = 0; devices_work(p) && step_bucket_rows(i, rows_max); i++)
-        run_empty(p, &none, i);
+    for (uint32_t i = 0; works && step_bucket_rows(i, rows_max); i++)
+        works = run_empty(p, &none, i);
     p->records = false;
-    return devices_work(p) ? 0 : refuse(message, -EIO, "%s", e->base.failure);
+    return works ? 0 : refuse(message, -EIO, "%s", e->base.failure);
 }
 
 static void places_begin(struct engine_model *e)
@@ -707,6 +759,7 @@ static int open_all(struct engine_model *e, char message[ENGINE_MESSAGE_BYTES])
         result = plan_memory(e, &e->places[i], message);
     if (c->threads_count == 0)
         c->threads_count = cores_count();
+    c->threads_count /= greatest(c->replicas_count, 1);
     c->threads_count = greatest(c->threads_count, ranks_count(e));
     for (uint32_t i = 0; i < e->places_count && !result; i++)
         result = open_place(e, &e->places[i], message);
@@ -718,8 +771,9 @@ static int open_all(struct engine_model *e, char message[ENGINE_MESSAGE_BYTES])
         return result;
     roles_opened(e);
     for (uint32_t i = 0; i < e->places_count && !result; i++)
-        result =
-            worker_new(e->places[i].on->ranks_count, rank_run, &e->places[i], &e->places[i].worker);
+        result = worker_new(e->places[i].on->ranks_count, e->steps_max,
+                            &(struct worker_calls){step_begin, rank_run, &e->places[i]},
+                            &e->places[i].worker);
     return result ? refuse(message, result, "no thread for a rank") : record_graphs(e, message);
 }
 
@@ -741,17 +795,21 @@ static int open_on(const struct engine_config *config, const struct backend *bac
     }
     e->base.impl = &impl;
     e->base.config = *config;
-    e->base.config.lock_directory = NULL; /* the caller's */
+    e->base.config.lock_directory = NULL; /* the caller's, like the next */
+    e->base.config.first = NULL;
     e->backend = *backend;
     e->ops = backend->ops;
+    e->steps_max = config->steps_max ? config->steps_max : backend->gpus.ops ? 2 : 1;
+    ASSERT(e->steps_max <= ENGINE_STEPS_MAX);
     places_begin(e);
     int result = open_all(e, message);
-    if (result) {
+    if (backend_broke(&e->backend, result))
+        result = ENGINE_E_BROKE;
+    else if (result)
         model_close(&e->base);
-        return result;
-    }
-    *ret_engine = &e->base;
-    return 0;
+    if (result == 0 || result == ENGINE_E_BROKE)
+        *ret_engine = &e->base;
+    return result;
 }
 
 int engine_model_open_on(const struct engine_config *config, const struct ops *ops,
@@ -759,15 +817,16 @@ int engine_model_open_on(const struct engine_config *config, const struct ops *o
 {
     struct backend backend;
     int result = check_config(config, message);
-    result = result ? result : backend_on(ops, config, message, &backend);
+    if (!result && config->first)
+        backend_beside(&of(config->first)->backend, config, &backend);
+    else if (!result)
+        result = ops ? backend_on(ops, config, message, &backend)
+                     : backend_open(config, message, &backend);
     return result ? result : open_on(config, &backend, message, ret_engine);
 }
 
 int engine_model_open(const struct engine_config *config, char message[ENGINE_MESSAGE_BYTES],
                       struct engine **ret_engine)
 {
-    struct backend backend;
-    int result = check_config(config, message);
-    result = result ? result : backend_open(config, message, &backend);
-    return result ? result : open_on(config, &backend, message, ret_engine);
+    return engine_model_open_on(config, NULL, message, ret_engine);
 }

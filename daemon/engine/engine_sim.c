@@ -12,10 +12,15 @@
 #include "daemon/base/assert.h"
 #include "daemon/engine/impl.h"
 
+struct sim_step {
+    struct engine_batch *batch;
+    uint64_t due_ns;
+};
+
 struct engine_sim {
     struct engine base;
-    struct engine_batch *batch; /* of the step in flight; NULL: none */
-    uint64_t due_ns;
+    struct sim_step steps[ENGINE_STEPS_MAX]; /* in flight, oldest first */
+    uint32_t steps_count;
 };
 
 static struct engine_sim *of(const struct engine *e)
@@ -40,15 +45,16 @@ static void sim_dot_vector(struct engine *e, const float *vector)
     (void)vector;
 }
 
-static int sim_post(struct engine *e, struct engine_batch *batch, uint64_t now_ns)
+static void sim_post(struct engine *e, struct engine_batch *batch, uint64_t now_ns)
 {
     struct engine_sim *s = of(e);
-    if (s->batch)
-        return ENGINE_E_BUSY;
-    s->batch = batch;
-    s->due_ns = now_ns + e->config.sim_step_ns +
-                (batch->tokens_count - batch->rows_count) * e->config.sim_prefill_ns_per_token;
-    return ENGINE_OK;
+    uint64_t begin_ns = now_ns;
+    if (s->steps_count && s->steps[s->steps_count - 1].due_ns > now_ns)
+        begin_ns = s->steps[s->steps_count - 1].due_ns;
+    s->steps[s->steps_count++] = (struct sim_step){
+        .batch = batch,
+        .due_ns = begin_ns + e->config.sim_step_ns +
+                  (batch->tokens_count - batch->rows_count) * e->config.sim_prefill_ns_per_token};
 }
 
 static uint32_t sim_token(const struct ops_sample_row *sampling)
@@ -63,20 +69,22 @@ static struct engine_batch *sim_next(struct engine *e, uint32_t place, uint64_t 
 {
     struct engine_sim *s = of(e);
     (void)place;
-    struct engine_batch *batch = s->batch;
-    if (!batch || now_ns < s->due_ns)
+    if (s->steps_count == 0 || now_ns < s->steps[0].due_ns)
         return NULL;
+    struct engine_batch *batch = s->steps[0].batch;
     for (uint32_t i = 0; i < batch->rows_count; i++)
         batch->outputs[i] =
             (struct engine_output){.sampled.token = sim_token(&batch->rows[i].sampling)};
-    s->batch = NULL;
-    s->due_ns = UINT64_MAX;
+    s->steps_count--;
+    for (uint32_t i = 0; i < s->steps_count; i++)
+        s->steps[i] = s->steps[i + 1];
     return batch;
 }
 
 static uint64_t sim_due_ns(const struct engine *e)
 {
-    return of(e)->due_ns;
+    const struct engine_sim *s = of(e);
+    return s->steps_count ? s->steps[0].due_ns : UINT64_MAX;
 }
 
 static int sim_fd(const struct engine *e, uint32_t place)
@@ -102,9 +110,10 @@ int engine_sim_open(const struct engine_config *config, char message[ENGINE_MESS
     }
     s->base.impl = &impl;
     s->base.config = *config;
-    s->base.info[ENGINE_POLICY] =
-        (struct engine_info){.present = true, .vocabulary = 256, .context_tokens = UINT32_MAX};
-    s->due_ns = UINT64_MAX;
+    s->base.info[ENGINE_POLICY] = (struct engine_info){.present = true,
+                                                       .vocabulary = 256,
+                                                       .context_tokens = UINT32_MAX,
+                                                       .steps_max = config->steps_max};
     *ret_engine = &s->base;
     return 0;
 }

@@ -109,6 +109,8 @@ static void put_places(struct step *s)
     for (uint32_t r = 0; r < b->rows_count; r++, list += before) {
         const struct engine_row *row = &b->rows[r];
         ASSERT(row->tokens_count >= 1 && row->tokens_first == at);
+        ASSERT(!row->follows ||
+               (b->after && row->tokens_count == 1 && row->follows <= b->after->rows_count));
         for (uint32_t i = 0; i < row->tokens_count; i++, at++) {
             uint32_t now = pages_of(row->position + i + 1);
             position[at] = row->position + i;
@@ -214,7 +216,7 @@ static void put_lists(struct step *s, struct ops_sample_row *samples)
 {
     const struct engine_batch *b = s->batch;
     uint32_t count = s->bucket != STEP_EAGER;
-    uint64_t history, biases;
+    uint64_t biases;
     for (uint32_t r = 0; r < b->rows_count; r++)
         count += pages_of(b->rows[r].position + b->rows[r].tokens_count);
     uint32_t *to = take(s, count * sizeof(uint32_t), &s->lists);
@@ -228,10 +230,10 @@ static void put_lists(struct step *s, struct ops_sample_row *samples)
     }
     if (!s->samples_count)
         return;
-    put(s, b->history, b->history_count * sizeof(uint32_t), &history);
+    put(s, b->history, b->history_count * sizeof(uint32_t), &s->history);
     put(s, b->biases, b->biases_count * sizeof(struct ops_bias), &biases);
     for (uint32_t i = 0; i < s->samples_count; i++) {
-        samples[i].history_first += (uint32_t)((history - s->lists) / sizeof(uint32_t));
+        samples[i].history_first += (uint32_t)((s->history - s->lists) / sizeof(uint32_t));
         samples[i].bias_first += (uint32_t)((biases - s->lists) / sizeof(struct ops_bias));
     }
 }
@@ -268,6 +270,28 @@ void step_build(struct step *s, struct engine_batch *batch, bool paged, float *a
     step_clear(s, batch, all_logits);
     s->bucket = bucket_of(s);
     put_all(s, paged);
+}
+
+static uint32_t *image_at(struct step *s, uint64_t offset)
+{
+    return (void *)(s->image + offset);
+}
+
+void step_follow(struct step *s)
+{
+    const struct engine_batch *b = s->batch;
+    uint32_t *token = image_at(s, s->tokens);
+    uint32_t *history = image_at(s, s->history);
+    for (uint32_t r = 0; b->after && r < b->rows_count; r++) {
+        const struct engine_row *row = &b->rows[r];
+        const struct ops_sample_row *sampling = &row->sampling;
+        if (row->follows == 0)
+            continue;
+        token[row->tokens_first] = b->after->outputs[row->follows - 1].sampled.token;
+        if (sampling->history_count)
+            history[sampling->history_first + sampling->history_count - 1] =
+                token[row->tokens_first];
+    }
 }
 
 void step_build_empty(struct step *s, struct engine_batch *batch, uint32_t bucket)

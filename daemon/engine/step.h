@@ -2,7 +2,8 @@
  * image, which goes to the device in one copy.
  *
  * Offsets are from the start of the image, the same on every rank. Built by the control thread when
- * the batch is posted, read by the rank threads until the step is done.
+ * the batch is posted; tokens that the step before samples are put in when that is done, before the rank
+ * threads read the image, until the step is done.
  *
  * Decode steps: where launches can be recorded (ops.h, graphs), a step in which every row has one token
  * and wants the next is padded to one of a few row counts, its bucket. Counts and offsets of a padded
@@ -53,6 +54,7 @@ struct step {
     uint64_t heads;        /* [heads_count] tokens */
     uint64_t scores;       /* [scores_count] tokens */
     uint64_t samples;      /* [samples_count] struct ops_sample_row */
+    uint64_t history;      /* in lists: where the batch's begins */
     uint64_t lists; /* pages of one row after the other, history, biases; indices count from here */
     uint64_t pool_slots;    /* [T] */
     uint64_t pool_firsts;   /* [T] */
@@ -74,6 +76,9 @@ void step_pad(struct step *step, uint32_t rows_max, uint32_t page);
 
 /* paged: the role has a KV cache; all_logits: NULL but in tests. */
 void step_build(struct step *step, struct engine_batch *batch, bool paged, float *all_logits);
+
+/* The tokens of rows that follow those of batch.after, whose outputs are there: to be called once. */
+void step_follow(struct step *step);
 
 /* A step of nothing but padding; batch: empty, of a role with a KV cache. */
 void step_build_empty(struct step *step, struct engine_batch *batch, uint32_t bucket);

@@ -11,28 +11,53 @@
 struct worker {
     pthread_mutex_t mutex; /* all below but the constants */
     pthread_cond_t changed;
-    void (*run)(void *context, uint32_t rank); /* constant, like the next four */
-    void *context;
+    struct worker_calls calls; /* constant, like the next five */
     int fd;
+    uint32_t steps_max;
     uint32_t ranks_count;
     pthread_t thread[WORKER_RANKS_MAX];
     uint32_t threads_count;
-    uint32_t ranks_given; /* to threads that have started, in order of arrival */
-    uint64_t posted_count;
+    uint32_t ranks_given;  /* to threads that have started, in order of arrival */
+    uint64_t posted_count; /* steps; each of the next three is at most the one before it */
+    uint64_t begun_count;
+    uint64_t done_count;
     uint64_t taken_count;
-    uint32_t busy_count; /* ranks that have not finished the last step posted */
+    uint32_t busy_count; /* ranks that have not finished the step that has begun */
     bool stops;
 };
+
+/* With the mutex: the next step, if there is one and none runs. */
+static void begin_step(struct worker *w)
+{
+    if (w->begun_count == w->posted_count || w->begun_count != w->done_count)
+        return;
+    w->calls.begin(w->calls.context, w->begun_count);
+    w->busy_count = w->ranks_count;
+    w->begun_count++;
+    pthread_cond_broadcast(&w->changed);
+}
 
 /* Waits for a step after the first seen_count; false: the end. */
 static bool wait_step(struct worker *w, uint64_t seen_count)
 {
     pthread_mutex_lock(&w->mutex);
-    while (w->posted_count == seen_count && !w->stops)
+    while (w->begun_count == seen_count && !(w->stops && w->posted_count == seen_count))
         pthread_cond_wait(&w->changed, &w->mutex);
-    bool found = w->posted_count != seen_count;
+    bool found = w->begun_count != seen_count;
     pthread_mutex_unlock(&w->mutex);
     return found;
+}
+
+static void finish_step(struct worker *w)
+{
+    pthread_mutex_lock(&w->mutex);
+    if (--w->busy_count == 0) {
+        w->done_count++;
+        begin_step(w); /* before anybody can take what it goes on from */
+        int result = eventfd_write(w->fd, 1);
+        ASSERT(result == 0);
+    }
+    pthread_mutex_unlock(&w->mutex);
 }
 
 static void *thread_main(void *argument)
@@ -42,28 +67,25 @@ static void *thread_main(void *argument)
     uint32_t rank = w->ranks_given++;
     pthread_mutex_unlock(&w->mutex);
     for (uint64_t seen = 0; wait_step(w, seen); seen++) {
-        w->run(w->context, rank);
-        pthread_mutex_lock(&w->mutex);
-        int result = --w->busy_count == 0 ? eventfd_write(w->fd, 1) : 0;
-        ASSERT(result == 0);
-        pthread_mutex_unlock(&w->mutex);
+        w->calls.run(w->calls.context, rank, seen);
+        finish_step(w);
     }
     return NULL;
 }
 
-int worker_new(uint32_t ranks_count, void (*run)(void *context, uint32_t rank), void *context,
+int worker_new(uint32_t ranks_count, uint32_t steps_max, const struct worker_calls *calls,
                struct worker **ret_worker)
 {
     ASSERT(ranks_count <= WORKER_RANKS_MAX);
     struct worker *w = calloc(1, sizeof *w);
     if (!w)
         return -ENOMEM;
-    w->run = run;
-    w->context = context;
+    w->calls = *calls;
+    w->steps_max = steps_max;
     w->ranks_count = ranks_count;
     pthread_mutex_init(&w->mutex, NULL);
     pthread_cond_init(&w->changed, NULL);
-    w->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    w->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK | EFD_SEMAPHORE);
     int result = w->fd < 0 ? -errno : 0;
     for (; result == 0 && w->threads_count < ranks_count; w->threads_count += result == 0)
         result = -pthread_create(&w->thread[w->threads_count], NULL, thread_main, w);
@@ -95,20 +117,19 @@ void worker_free(struct worker *w)
 void worker_post(struct worker *w)
 {
     pthread_mutex_lock(&w->mutex);
-    ASSERT(w->busy_count == 0 && w->posted_count == w->taken_count);
-    w->busy_count = w->ranks_count;
+    ASSERT(w->posted_count - w->taken_count < w->steps_max);
     w->posted_count++;
-    pthread_cond_broadcast(&w->changed);
+    begin_step(w);
     pthread_mutex_unlock(&w->mutex);
 }
 
 bool worker_take(struct worker *w)
 {
     pthread_mutex_lock(&w->mutex);
-    bool done = w->posted_count != w->taken_count && w->busy_count == 0;
+    bool done = w->done_count != w->taken_count;
     if (done) {
         eventfd_t value;
-        int result = eventfd_read(w->fd, &value); /* written before busy_count was seen as 0 */
+        int result = eventfd_read(w->fd, &value); /* written with done_count */
         ASSERT(result == 0);
         w->taken_count++;
     }

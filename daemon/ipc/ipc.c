@@ -439,6 +439,10 @@ static void counters_publish(struct ipc *ipc)
     counter_set(ipc->counters, COUNTER_programs_paused, stats.paused_count);
     counter_set(ipc->counters, COUNTER_tokens_decoded, stats.tokens_count);
     counter_set(ipc->counters, COUNTER_steps, stats.sched.steps_count);
+    counter_set(ipc->counters, COUNTER_rows, stats.sched.rows_count);
+    counter_set(ipc->counters, COUNTER_rows_discarded, stats.sched.rows_discarded_count);
+    counter_set(ipc->counters, COUNTER_programs_logged, stats.logged_count);
+    counter_set(ipc->counters, COUNTER_programs_unlogged, stats.unlogged_count);
     counter_set(ipc->counters, COUNTER_quota_region_bytes,
                 quota_total(ipc->quota, QUOTA_REGION_BYTES));
     counter_set(ipc->counters, COUNTER_quota_queued_bytes,

@@ -15,6 +15,7 @@ struct seq {
     uint32_t committed; /* leading pages that were offered to the tree */
     uint32_t reserved;  /* pages it may still ask for */
     bool owns_last;     /* its last page may be written */
+    bool untold;        /* its last token is not known */
     bool tainted;
     bool alive;
 };
@@ -74,6 +75,11 @@ static struct seq *seq_get(const struct kv *kv, uint32_t seq)
 static uint32_t *pages_of(const struct kv *kv, uint32_t seq)
 {
     return kv->seq_pages + (size_t)seq * kv->config.seq_pages_max;
+}
+
+static uint32_t known(const struct seq *q)
+{
+    return q->tokens_count - q->untold;
 }
 
 /* ---- pages held by sequences ------------------------------------------------------------------- */
@@ -181,7 +187,7 @@ int kv_seq_fork(struct kv *kv, uint32_t parent, uint32_t reserve_pages, uint32_t
     uint32_t page_tokens = kv->config.page_tokens;
     uint32_t whole = at_tokens / page_tokens;
     uint32_t pages_count = whole + (at_tokens % page_tokens != 0);
-    ASSERT(at_tokens <= p->tokens_count && reserve_pages <= kv->config.seq_pages_max &&
+    ASSERT(at_tokens <= known(p) && reserve_pages <= kv->config.seq_pages_max &&
            pages_count <= reserve_pages);
     if (!room_for(kv, reserve_pages - whole))
         return KV_E_FULL;
@@ -207,6 +213,8 @@ void kv_seq_extend(struct kv *kv, uint32_t seq, const uint32_t *tokens, uint32_t
     uint32_t *pages = pages_of(kv, seq);
     uint32_t page_tokens = kv->config.page_tokens;
     *ret_copy = (struct kv_copy){0};
+    ASSERT(!q->untold && (tokens || count == 1));
+    q->untold = !tokens;
     if (!q->owns_last && count) {
         uint32_t from = pages[q->pages_count - 1];
         uint32_t to = page_new(kv, q);
@@ -223,18 +231,45 @@ void kv_seq_extend(struct kv *kv, uint32_t seq, const uint32_t *tokens, uint32_t
             pages[q->pages_count++] = page_new(kv, q);
         uint32_t room = page_tokens - offset;
         uint32_t part = count - done < room ? count - done : room;
-        memcpy(tree_tokens(&kv->tree, pages[q->pages_count - 1]) + offset, tokens + done,
-               part * sizeof *tokens);
+        if (tokens)
+            memcpy(tree_tokens(&kv->tree, pages[q->pages_count - 1]) + offset, tokens + done,
+                   part * sizeof *tokens);
         q->tokens_count += part;
         done += part;
     }
+}
+
+void kv_seq_tell(struct kv *kv, uint32_t seq, uint32_t token)
+{
+    struct seq *q = seq_get(kv, seq);
+    ASSERT(q->untold);
+    tree_tokens(&kv->tree,
+                pages_of(kv, seq)[q->pages_count - 1])[known(q) % kv->config.page_tokens] = token;
+    q->untold = false;
+}
+
+/* What is taken back was extended here, so the page where it began is the sequence's own. */
+void kv_seq_truncate(struct kv *kv, uint32_t seq, uint32_t tokens_count)
+{
+    struct seq *q = seq_get(kv, seq);
+    uint32_t page_tokens = kv->config.page_tokens;
+    const uint32_t *pages = pages_of(kv, seq);
+    ASSERT(tokens_count <= q->tokens_count && tokens_count >= q->committed * page_tokens);
+    while (q->pages_count && (q->pages_count - 1) * page_tokens >= tokens_count) {
+        ASSERT(kv->tree.pages[pages[q->pages_count - 1]].refs == 1);
+        page_release(kv, pages[--q->pages_count]);
+        q->reserved++;
+        kv->reserved++;
+    }
+    q->untold &= tokens_count == q->tokens_count;
+    q->tokens_count = tokens_count;
 }
 
 void kv_seq_commit(struct kv *kv, uint32_t seq, uint32_t computed_tokens)
 {
     struct seq *q = seq_get(kv, seq);
     uint32_t *pages = pages_of(kv, seq);
-    ASSERT(computed_tokens <= q->tokens_count);
+    ASSERT(computed_tokens <= known(q));
     uint32_t whole = computed_tokens / kv->config.page_tokens;
     while (q->committed < whole && !q->tainted) {
         uint32_t own = pages[q->committed];

@@ -59,9 +59,15 @@ uint32_t kv_seq_match(struct kv *kv, uint32_t seq, const uint32_t *tokens, uint3
 int kv_seq_fork(struct kv *kv, uint32_t parent, uint32_t reserve_pages, uint32_t at_tokens,
                 uint32_t *ret_seq);
 
-/* Pages for count further tokens. The copy must be done before they are written. */
+/* Pages for count further tokens. The copy must be done before they are written. tokens NULL: one that is not
+ * known yet; until it is told, the sequence is neither extended nor forked or committed beyond what is known. */
 void kv_seq_extend(struct kv *kv, uint32_t seq, const uint32_t *tokens, uint32_t count,
                    struct kv_copy *ret_copy);
+void kv_seq_tell(struct kv *kv, uint32_t seq, uint32_t token);
+
+/* Takes back all tokens but the first tokens_count, which are the committed ones at least, and those that forks
+ * have. Pages without a token left may be asked for again. */
+void kv_seq_truncate(struct kv *kv, uint32_t seq, uint32_t tokens_count);
 
 /* The first computed_tokens are in the pages: others may find them. */
 void kv_seq_commit(struct kv *kv, uint32_t seq, uint32_t computed_tokens);

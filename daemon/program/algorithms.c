@@ -111,6 +111,8 @@ bool algorithm_decide(struct run *run, uint32_t first, uint32_t knob_done, uint3
                                .tokens_count = run_cost(run)->decoded_tokens};
     ballot_view(run_ballot(run), first, &view);
     struct policy_decision decision = policy_decide(run_policy(run), &view);
+    if (decision.verdict == POLICY_CONTINUE)
+        run_ballot(run)->knob_decided = decision.knob;
     run_report(run, &decision.seen, knob_done);
     uint32_t grant = run_grant(run) < knob_cap ? run_grant(run) : knob_cap;
     bool goes_on = decision.verdict == POLICY_CONTINUE && knob_done < knob_cap;

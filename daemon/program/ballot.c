@@ -106,6 +106,7 @@ uint32_t ballot_add(struct ballot *b, const struct answer_rule *rule, const char
 void ballot_view(struct ballot *b, uint32_t first, struct policy_view *v)
 {
     ASSERT(first <= b->cluster.count);
+    v->knob_decided = b->knob_decided;
     v->answers_count = b->cluster.count - first;
     v->answers = b->cluster.group + first;
     v->counts = b->counts;

@@ -38,7 +38,8 @@ struct ballot {
     float *units; /* [BALLOT_ANSWERS_MAX, dimensions] of the answers, the caller's; NULL: answers
                         that are equal are one */
     uint32_t dimensions;
-    double likeness; /* cosine from which two answers are one */
+    double likeness;       /* cosine from which two answers are one */
+    uint32_t knob_decided; /* by the policy that last looked at them; 0: none has */
 };
 void ballot_init(struct ballot *ballot, const struct ballot_room *room, uint32_t run);
 
@@ -55,7 +56,7 @@ struct ballot_vote {
 uint32_t ballot_add(struct ballot *ballot, const struct answer_rule *rule, const char *text,
                     uint32_t bytes, const struct ballot_vote *vote);
 
-/* What the policy looks at, of the answers from first on; knob and tokens are the caller's. */
+/* What the policy looks at, of the answers from first on; knob_done, knob_cap and tokens are the caller's. */
 void ballot_view(struct ballot *ballot, uint32_t first, struct policy_view *ret_view);
 
 enum ballot_rule { BALLOT_MAJORITY = 0, BALLOT_WEIGHTED = 1, BALLOT_BEST = 2 };

@@ -6,6 +6,7 @@
 #include <sys/queue.h>
 
 #include "daemon/base/assert.h"
+#include "daemon/program/algorithms.h"
 
 #define PLACES_MAX DYNASOR_PROGRAMS_MAX
 #define STAYS UINT32_MAX /* in place of an order: it goes on waiting */
@@ -159,9 +160,33 @@ static struct program_refusal refuse_range(const struct parameters *p, uint32_t 
 
 static const struct program_refusal accepted = {.status = DYNASOR_OK};
 
+/* Branches that a member may have at once, if its cap may be raised so far. */
+static uint64_t branches_of(const struct parameters *p, uint32_t raised)
+{
+    struct parameters other = *p;
+    other.value[DYNASOR_PARAMETER_BATCH_CAP] = raised;
+    return algorithm_get(p->algorithm)->branches_max(&other);
+}
+
+/* More branches than there are, of all members together: of trees by what their caps may be raised to, as
+ * long as that helps, for a tree has that many times its depth. */
+static struct program_refusal check_branches(const struct batches *bs, const struct parameters *p)
+{
+    uint64_t count = whole(p, DYNASOR_PARAMETER_BATCH_PROGRAMS);
+    uint32_t least = parameter_whole(p, DYNASOR_PARAMETER_CAP), most = parameters_cap(p);
+    if (count * branches_of(p, most) <= bs->branches_max)
+        return accepted;
+    if (most <= least || count * branches_of(p, least) > bs->branches_max)
+        return refuse(DYNASOR_FIELD_BATCH_PROGRAMS, 1,
+                      bs->branches_max / branches_of(p, most <= least ? most : least), count);
+    uint32_t fits = least;
+    while (count * branches_of(p, fits + 1) <= bs->branches_max)
+        fits++;
+    return refuse(DYNASOR_FIELD_BATCH_CAP, least, fits, most);
+}
+
 /* What it says by itself. */
-static struct program_refusal check_alone(const struct batches *bs, const struct parameters *p,
-                                          uint32_t branches)
+static struct program_refusal check_alone(const struct batches *bs, const struct parameters *p)
 {
     static const uint32_t wanted[] = {DYNASOR_PARAMETER_BATCH_PROGRAMS,
                                       DYNASOR_PARAMETER_BATCH_TOKENS};
@@ -169,16 +194,14 @@ static struct program_refusal check_alone(const struct batches *bs, const struct
         if (p->value[wanted[i]] < 1) /* there is no default */
             return refuse_range(p, wanted[i], 1);
     uint64_t count = whole(p, DYNASOR_PARAMETER_BATCH_PROGRAMS);
-    uint64_t most = bs->branches_max / (branches ? branches : 1);
-    most = most < bs->programs_max ? most : bs->programs_max;
-    if (count > most)
-        return refuse(DYNASOR_FIELD_BATCH_PROGRAMS, 1, most, count);
+    if (count > bs->programs_max)
+        return refuse(DYNASOR_FIELD_BATCH_PROGRAMS, 1, bs->programs_max, count);
     if (whole(p, DYNASOR_PARAMETER_BATCH_PLACE) >= count)
         return refuse(DYNASOR_FIELD_BATCH_PLACE, 0, count - 1,
                       whole(p, DYNASOR_PARAMETER_BATCH_PLACE));
     if (parameters_cap(p) < whole(p, DYNASOR_PARAMETER_CAP))
         return refuse_range(p, DYNASOR_PARAMETER_BATCH_CAP, whole(p, DYNASOR_PARAMETER_CAP));
-    return accepted;
+    return check_branches(bs, p);
 }
 
 /* What the others say. */
@@ -205,16 +228,17 @@ static struct program_refusal check_among(const struct batch *b, const struct pa
 }
 
 struct program_refusal batches_check(const struct batches *bs, uint64_t client,
-                                     const struct parameters *p, uint32_t branches)
+                                     const struct parameters *p)
 {
     if (!parameters_batched(p)) {
         /* A part of a batch that is not there is refused, not ignored. */
         for (uint32_t i = DYNASOR_PARAMETER_BATCH_PROGRAMS; i <= DYNASOR_PARAMETER_BATCH_STEP; i++)
-            if (p->value[i] > (i == DYNASOR_PARAMETER_BATCH_STEP ? 1 : 0))
+            if (p->value[i] < parameter_default(p->algorithm, i) ||
+                p->value[i] > parameter_default(p->algorithm, i))
                 return refuse_range(p, DYNASOR_PARAMETER_BATCH, 1);
         return accepted;
     }
-    struct program_refusal no = check_alone(bs, p, branches);
+    struct program_refusal no = check_alone(bs, p);
     const struct batch *b = find(bs, client, whole(p, DYNASOR_PARAMETER_BATCH));
     return no.status != DYNASOR_OK || !b ? no : check_among(b, p);
 }

@@ -21,10 +21,9 @@ struct batches;
 int batches_new(uint32_t programs_max, uint32_t branches_max, struct batches **ret_batches);
 void batches_free(struct batches *batches);
 
-/* Whether the client's program with these parameters, that may have so many branches at once, can be a
- * member now, or needs not be one. */
+/* Whether the client's program with these parameters can be a member now, or needs not be one. */
 struct program_refusal batches_check(const struct batches *batches, uint64_t client,
-                                     const struct parameters *parameters, uint32_t branches);
+                                     const struct parameters *parameters);
 
 struct batch_comer {
     uint32_t program; /* below programs_max, and a member of no other batch */

@@ -40,12 +40,15 @@ uint32_t cot_extra_tokens(const struct parameters *parameters, const struct run_
 bool cot_hesitates(const char *text, uint32_t bytes)
 {
     static const char *const words[] = {"wait", "hold", "but", "okay", "no", "hmm"};
-    for (uint32_t i = 0; i < bytes; i++)
+    for (uint32_t i = 0; i < bytes; i++) {
+        if (!text[i] || !strchr("whbonWHBON", text[i])) /* most letters begin none */
+            continue;
         for (size_t w = 0; w < sizeof words / sizeof words[0]; w++) {
             size_t word_bytes = strlen(words[w]);
             if (word_bytes <= bytes - i && strncasecmp(text + i, words[w], word_bytes) == 0)
                 return true;
         }
+    }
     return false;
 }
 

@@ -89,6 +89,27 @@ void observe_answer(struct run *run)
     answer_text(run, branch, probe, o);
 }
 
+/* By equality, also where answers are alike by their vectors: the end has none. */
+uint32_t observe_end_group(struct run *run, const struct run_result *result)
+{
+    const struct ballot *ballot = run_ballot(run);
+    const struct cluster *cluster = &ballot->cluster;
+    struct answer answer;
+    const char *text;
+    uint32_t bytes;
+    /* Numbers of branches come again: the latest it is. */
+    for (uint32_t n = cluster->count; result->answer != RUN_NONE && n-- > 0;)
+        if (ballot->branch[n] == result->answer)
+            return cluster->group[n];
+    if (!run_answer(run, &text, &bytes) || bytes == 0)
+        return CERTAINDEX_EMPTY;
+    answer_prepare(text, bytes, &answer);
+    for (uint32_t g = 0; g < cluster->groups; g++)
+        if (answer_equal(&ballot->answers[cluster->leader[g]], &answer))
+            return g;
+    return cluster->groups;
+}
+
 const struct observed *observe_next(struct observer *observer)
 {
     if (observer->taken == observer->put)

@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 #include "daemon/program/answer.h"
-#include "daemon/program/run.h"
+#include "daemon/program/runs.h"
 
 struct observed {
     uint32_t user;      /* handle of its program */
@@ -45,6 +45,10 @@ struct observer {
 void observe_answer(struct run *run);
 /* The oldest record that was not taken; valid until the next answer is counted. NULL: none. */
 const struct observed *observe_next(struct observer *observer);
+
+/* Group of what the run, a chain that has finished, gives as its answer, among the answers it was asked for on
+ * its way; the next one where it is none of them. CERTAINDEX_EMPTY: it gives none. */
+uint32_t observe_end_group(struct run *run, const struct run_result *result);
 
 /* FNV-1a over the tokens of a path. */
 uint64_t observe_hash(const struct run *run, uint32_t branch);

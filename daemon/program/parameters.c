@@ -78,7 +78,8 @@ static const struct {
         {"batch_place", BATCHED, 0, DYNASOR_PROGRAMS_MAX - 1, true, {{0}}},
     [DYNASOR_PARAMETER_BATCH_TOKENS] = {"batch_tokens", BATCHED, 1, TOTAL_MAX, true, {{0}}},
     [DYNASOR_PARAMETER_BATCH_CAP] = {"batch_cap", BATCHED, 0, CAP_MAX, true, {{0}}},
-    [DYNASOR_PARAMETER_BATCH_STEP] = {"batch_step", BATCHED, 1, CAP_MAX, true, {{BATCHED, 1}}},
+    [DYNASOR_PARAMETER_BATCH_STEP] =
+        {"batch_step", BATCHED, 1, CAP_MAX, true, {{BIT(REBASE), 16}, {BATCHED, 1}}},
 };
 
 bool parameter_range(uint32_t algorithm, uint32_t parameter, struct parameter_range *ret_range)
@@ -93,6 +94,14 @@ bool parameter_range(uint32_t algorithm, uint32_t parameter, struct parameter_ra
     return true;
 }
 
+double parameter_default(uint32_t algorithm, uint32_t parameter)
+{
+    for (uint32_t i = 0; i < 4 && table[parameter].defaults[i].algorithms; i++)
+        if (table[parameter].defaults[i].algorithms >> algorithm & 1)
+            return table[parameter].defaults[i].value;
+    return 0;
+}
+
 void parameters_default(uint32_t algorithm, struct parameters *ret_parameters)
 {
     ASSERT(algorithm < DYNASOR_ALGORITHM_COUNT);
@@ -102,9 +111,7 @@ void parameters_default(uint32_t algorithm, struct parameters *ret_parameters)
         .kind = algorithm == DYNASOR_ALGORITHM_SINGLE ? ANSWER_NONE : ANSWER_MATH};
     memcpy(ret_parameters->step_end, "\n", 2);
     for (uint32_t p = 0; p < DYNASOR_PARAMETER_COUNT; p++)
-        for (uint32_t i = 0; i < 4 && table[p].defaults[i].algorithms; i++)
-            if (table[p].defaults[i].algorithms >> algorithm & 1)
-                ret_parameters->value[p] = table[p].defaults[i].value;
+        ret_parameters->value[p] = parameter_default(algorithm, p);
 }
 
 bool parameter_set(struct parameters *parameters, uint32_t parameter, double value)

@@ -24,6 +24,8 @@ struct parameters {
 
 /* Every parameter of the algorithm at its default. */
 void parameters_default(uint32_t algorithm, struct parameters *ret_parameters);
+/* 0: it has none. */
+double parameter_default(uint32_t algorithm, uint32_t parameter);
 
 struct parameter_range {
     const char *name;

@@ -193,8 +193,9 @@ static uint64_t decide_curve_once(const struct policy_options *options,
     if (view->knob_done < options->detect) {
         return options->detect;
     }
-    /* Past the detect point the program has used what was granted there. */
-    return view->knob_done == options->detect ? curve_total(options, view, seen) : 0;
+    /* Past the detect point what was decided there holds, be it used or not. */
+    return view->knob_done == options->detect ? curve_total(options, view, seen)
+                                              : view->knob_decided;
 }
 
 static uint64_t decide_curve_each_step(const struct policy_options *options,

@@ -10,6 +10,7 @@
 #include "daemon/program/batches.h"
 #include "daemon/program/custom.h"
 #include "daemon/program/encode.h"
+#include "daemon/program/livelog.h"
 #include "daemon/text/codec.h"
 
 #define CONFIDENCE_TOKENS 20u /* of the mean top-k log-probability: DeepConf's k */
@@ -111,8 +112,11 @@ int programs_new(const struct programs_config *config, struct programs **ret_pro
                                   .codec = config->codec,
                                   .policy = config->policy,
                                   .reward = config->reward,
+                                  .others = config->others,
+                                  .others_count = config->others_count,
                                   .texts = &ps->texts,
-                                  .observer = config->observer,
+                                  .observer = config->log ? livelog_observer(config->log)
+                                                          : config->observer,
                                   .embed = config->embed,
                                   .embed_codec = config->embed_codec},
             &ps->runs);
@@ -231,7 +235,7 @@ static struct program_refusal check_parameters(const struct programs *ps,
     if (branches > ps->config.branches_max)
         return refusal(DYNASOR_E_INVALID, DYNASOR_FIELD_BRANCHES, ps->config.branches_max,
                        branches);
-    return batches_check(ps->batches, spec->client, parameters, branches);
+    return batches_check(ps->batches, spec->client, parameters);
 }
 
 /* Apart: a SINGLE program mostly sets nothing, and needs no copy. */
@@ -301,8 +305,12 @@ static void batch_join(struct programs *ps, struct program *p)
     if (!batches_come(ps->batches, &comer, ps->now_ns))
         return;
     while ((other = batches_member(ps->batches, handle, other)) != PROGRAM_NONE) {
-        ps->all[other].gathers = false;
-        TAILQ_INSERT_TAIL(&ps->waiting, &ps->all[other], queue);
+        struct program *member = &ps->all[other];
+        member->gathers = false;
+        TAILQ_INSERT_TAIL(&ps->waiting, member, queue);
+        /* That the batch has begun is known of each after a restart, also of those that wait for room. */
+        member->view.state = DYNASOR_STATE_RUNNING;
+        news_add(ps, member);
     }
 }
 
@@ -391,9 +399,38 @@ static void batch_leave(struct programs *ps, struct program *p)
         batches_leave(ps->batches, (uint32_t)(p - ps->all), p->run ? tokens_of(p->run) : 0);
 }
 
+/* Programs that a policy ends: those of one answer are in no log of answers. */
+static void log_end(struct programs *ps, const struct program *p, uint32_t state)
+{
+    uint32_t handle = (uint32_t)(p - ps->all), algorithm = p->spec.algorithm;
+    bool chain = algorithm == DYNASOR_ALGORITHM_COT;
+    const struct program_result *result = &p->view.result;
+    if (!ps->config.log || algorithm == DYNASOR_ALGORITHM_SINGLE || driven(p))
+        return;
+    if (state != DYNASOR_STATE_DONE || !p->run) {
+        livelog_forget(ps->config.log, handle);
+        return;
+    }
+    livelog_end(ps->config.log,
+                &(struct livelog_end){
+                    .program = handle,
+                    .algorithm = algorithm,
+                    .verdict = result->verdict,
+                    .knob = result->knob,
+                    .cap = chain ? p->parameters.max_tokens : parameters_cap(&p->parameters),
+                    .group = chain ? observe_end_group(p->run, run_result(p->run)) : 0,
+                    .of_batch = parameters_batched(&p->parameters),
+                    .answers_count = run_ballot(p->run)->cluster.count,
+                    .cost = result->cost,
+                    .profile = p->profile == PROFILES_NONE ? "" : ps->profiles.all[p->profile].name,
+                    .prompt = p->spec.prompt,
+                    .prompt_bytes = p->spec.prompt_bytes});
+}
+
 static void finish(struct programs *ps, struct program *p, uint32_t state, uint32_t status)
 {
     batch_leave(ps, p);
+    log_end(ps, p, state);
     if (p->run) {
         if (driven(p))
             TAILQ_REMOVE(&ps->driven, p, queue);
@@ -542,8 +579,6 @@ static bool admit_first(struct programs *ps, struct program *p)
         p->active_ns = ps->now_ns;
         TAILQ_INSERT_TAIL(&ps->driven, p, queue);
     }
-    if (parameters_batched(&p->parameters))
-        news_add(ps, p); /* that it is RUNNING is known after a restart */
     return true;
 }
 
@@ -721,6 +756,8 @@ uint32_t programs_poll(struct programs *ps, uint64_t now_ns)
     struct run *run;
     work += admit(ps); /* before the next step is posted */
     work += runs_poll(ps->runs, now_ns);
+    if (ps->config.log)
+        livelog_take(ps->config.log);
     while ((run = runs_news(ps->runs, &user))) {
         struct program *p = &ps->all[user];
         ASSERT(p->run == run && !terminal(p));
@@ -736,6 +773,8 @@ uint32_t programs_poll(struct programs *ps, uint64_t now_ns)
             tell(ps, p);
     }
     idle_end(ps);
+    if (ps->config.log)
+        livelog_flush(ps->config.log);
     if (runs_room_changed(ps->runs))
         ps->no_room = false;
     return work;
@@ -790,5 +829,11 @@ void programs_stats(const struct programs *ps, struct programs_stats *ret_stats)
 {
     *ret_stats = ps->stats;
     ret_stats->tokens_count = runs_tokens_count(ps->runs);
-    sched_stats(ps->config.policy, &ret_stats->sched);
+    runs_sched_stats(ps->runs, &ret_stats->sched);
+    if (ps->config.log) {
+        struct livelog_stats log;
+        livelog_stats(ps->config.log, &log);
+        ret_stats->logged_count = log.programs_written;
+        ret_stats->unlogged_count = log.programs_lost;
+    }
 }

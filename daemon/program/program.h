@@ -122,10 +122,13 @@ struct programs_config {
     uint64_t prompt_bytes_max;
     const struct codec *codec;
     struct sched *policy;
-    struct sched *reward;      /* NULL: no reward model */
+    struct sched *reward;              /* NULL: no reward model */
+    const struct runs_replica *others; /* [others_count] further replicas of these two (runs.h) */
+    uint32_t others_count;
     uint32_t step_tag;         /* token behind each step that it scores; 0: none */
     uint64_t idle_ns;          /* of CUSTOM programs and batches; 0: PROGRAM_IDLE_NS */
-    struct observer *observer; /* notes every answer (observe.h); NULL: none */
+    struct observer *observer; /* notes every answer (observe.h); NULL: none, or that of log */
+    struct livelog *log;       /* takes them, and what came of their programs; NULL: none */
     struct embed *embed;       /* NULL: no embed model */
     const struct codec *embed_codec;
 };
@@ -138,7 +141,7 @@ void programs_free(struct programs *programs);
 void programs_text_run(struct programs *programs);
 void programs_text_stop(struct programs *programs);
 /* Descriptors that become readable when programs_poll() has something to do. */
-#define PROGRAMS_FDS 4u
+#define PROGRAMS_FDS (RUNS_FDS + 1u)
 void programs_fds(const struct programs *programs, int ret_fds[PROGRAMS_FDS]); /* -1: none */
 
 /* Whether this daemon can run it. Otherwise what is wrong: status and field, got, of least .. max;
@@ -186,8 +189,10 @@ uint64_t programs_due_ns(const struct programs *programs);
 struct programs_stats {
     uint64_t active_count;
     uint64_t paused_count;
-    uint64_t tokens_count; /* decoded since start */
-    uint64_t queued_count; /* of the active: not yet running */
+    uint64_t tokens_count;   /* decoded since start */
+    uint64_t queued_count;   /* of the active: not yet running */
+    uint64_t logged_count;   /* programs since start, with programs_config.log */
+    uint64_t unlogged_count; /* that should have been, too */
     struct sched_stats sched;
 };
 void programs_stats(const struct programs *programs, struct programs_stats *ret_stats);

@@ -40,8 +40,7 @@ int runs_new(const struct runs_config *config, struct runs **ret_runs)
     TAILQ_INIT(&rs->free_runs);
     TAILQ_INIT(&rs->news);
     TAILQ_INIT(&rs->free_nodes);
-    for (uint32_t m = 0; m < MODELS; m++)
-        TAILQ_INIT(&rs->waiting[m]);
+    replicas_begin(rs);
     rs->all = calloc(config->runs_max, sizeof *rs->all);
     rs->nodes = calloc(config->branches_max, sizeof *rs->nodes);
     rs->streams = calloc(config->branches_max, sizeof *rs->streams);
@@ -99,9 +98,17 @@ static void room_changed(struct runs *rs)
 
 /* ---- branches -------------------------------------------------------------------------------- */
 
-static struct sched *sched_of(const struct runs *rs, uint32_t model)
+static struct sched *policy_of(const struct run *r)
 {
-    return model == MODEL_POLICY ? rs->config.policy : rs->config.reward;
+    return r->replica->sched[MODEL_POLICY];
+}
+
+/* It has something to do until it has settled. */
+static void unsettle(struct node *n)
+{
+    n->settled = false;
+    n->run->pending++;
+    n->run->replica->pending++;
 }
 
 static void settle(struct node *n)
@@ -111,12 +118,13 @@ static void settle(struct node *n)
     n->settled = true;
     ASSERT(n->run->pending > 0);
     n->run->pending--;
+    n->run->replica->pending--;
 }
 
 static void wait_for_room(struct node *n, enum model model)
 {
     n->waits[model] = true;
-    TAILQ_INSERT_TAIL(&n->run->runs->waiting[model], n, link);
+    TAILQ_INSERT_TAIL(&n->run->replica->waiting[model], n, link);
     n->run->runs->waiting_due = true;
 }
 
@@ -124,21 +132,20 @@ static void wait_no_more(struct node *n)
 {
     for (uint32_t m = 0; m < MODELS; m++)
         if (n->waits[m])
-            TAILQ_REMOVE(&n->run->runs->waiting[m], n, link);
+            TAILQ_REMOVE(&n->run->replica->waiting[m], n, link);
     n->waits[MODEL_POLICY] = n->waits[MODEL_REWARD] = false;
 }
 
 static void seqs_give(struct node *n)
 {
-    struct runs *rs = n->run->runs;
     wait_no_more(n);
     vectors_drop(n);
     for (uint32_t m = 0; m < MODELS; m++) {
         if (n->seq[m] == SCHED_NONE)
             continue;
-        sched_remove(sched_of(rs, m), n->seq[m]);
+        sched_remove(n->run->replica->sched[m], n->seq[m]);
         n->seq[m] = SCHED_NONE;
-        room_changed(rs);
+        room_changed(n->run->runs);
     }
 }
 
@@ -242,7 +249,7 @@ uint32_t run_branch(struct run *r, const struct branch_args *args)
     text_begin(n, parent);
     r->nodes[n->idx] = (uint32_t)(n - rs->nodes);
     r->cost.branches_count++;
-    r->pending++;
+    unsettle(n);
     if (r->roots_pending == 0)
         wait_for_room(n, MODEL_POLICY);
     return n->idx;
@@ -256,20 +263,18 @@ void run_extend(struct run *r, uint32_t branch, uint32_t tokens_max)
     n->held_at = tokens_max ? n->branch.tokens_count + tokens_max : UINT32_MAX;
     n->branch.state = n->adopted ? BRANCH_WAITING : BRANCH_RUNNING;
     n->branch.scored = false;
-    n->settled = false;
-    r->pending++;
+    unsettle(n);
     if (n->adopted)
         wait_for_room(n, MODEL_POLICY);
     else if (!(r->paused && branch == 0))
-        sched_resume(r->runs->config.policy, n->seq[MODEL_POLICY]);
+        sched_resume(policy_of(r), n->seq[MODEL_POLICY]);
 }
 
 void run_score(struct run *r, uint32_t branch)
 {
     struct node *n = node_of(r, branch);
     ASSERT(n->settled && !n->branch.scored && n->branch.state != BRANCH_DEAD);
-    n->settled = false;
-    r->pending++;
+    unsettle(n);
     wait_for_room(n, MODEL_REWARD);
 }
 
@@ -416,13 +421,13 @@ static bool find_room(struct node *n, enum model model)
     if (model == MODEL_POLICY) {
         n->branch.state = BRANCH_RUNNING;
         if (n->run->paused && n->idx == 0)
-            sched_pause(n->run->runs->config.policy, n->seq[MODEL_POLICY]);
+            sched_pause(policy_of(n->run), n->seq[MODEL_POLICY]);
     }
     wait_no_more(n);
     return true;
 }
 
-/* Oldest first; of each model until one finds no room. */
+/* Oldest first; of each model of a replica until one finds no room. */
 static uint32_t waiting_admit(struct runs *rs)
 {
     uint32_t admitted = 0;
@@ -430,9 +435,10 @@ static uint32_t waiting_admit(struct runs *rs)
     if (!rs->waiting_due)
         return 0;
     rs->waiting_due = false;
-    for (uint32_t m = 0; m < MODELS; m++)
-        while ((n = TAILQ_FIRST(&rs->waiting[m])) && find_room(n, (enum model)m))
-            admitted++;
+    for (uint32_t i = 0; i < rs->replicas_count; i++)
+        for (uint32_t m = 0; m < MODELS; m++)
+            while ((n = TAILQ_FIRST(&rs->replicas[i].waiting[m])) && find_room(n, (enum model)m))
+                admitted++;
     rs->room_changed |= admitted > 0; /* those who were new had to stand back */
     return admitted;
 }
@@ -443,7 +449,7 @@ static void roots_give(struct run *r)
 {
     for (uint32_t m = 0; m < MODELS; m++)
         if (r->root[m] != SCHED_NONE)
-            sched_remove(sched_of(r->runs, m), r->root[m]);
+            sched_remove(r->replica->sched[m], r->root[m]);
     r->root[MODEL_POLICY] = r->root[MODEL_REWARD] = SCHED_NONE;
     r->roots_pending = 0;
     room_changed(r->runs);
@@ -461,7 +467,7 @@ static int roots_add(struct run *r)
                                   .stem = true};
     uint32_t models = r->args.algorithm->wants_reward ? 2 : 1;
     for (uint32_t m = 0; m < models; m++) {
-        int result = sched_add(sched_of(rs, m), &args, &r->root[m]);
+        int result = sched_add(r->replica->sched[m], &args, &r->root[m]);
         if (result != SCHED_OK) {
             roots_give(r);
             return result;
@@ -487,11 +493,13 @@ static void run_give(struct run *r)
     TAILQ_INSERT_HEAD(&rs->free_runs, r, link);
 }
 
-static void run_begin(struct runs *rs, struct run *r, const struct run_args *args,
-                      const uint32_t *prompt, uint32_t prompt_tokens, uint32_t branches)
+static void run_begin(struct replica *replica, struct runs *rs, struct run *r,
+                      const struct run_args *args, const uint32_t *prompt, uint32_t prompt_tokens,
+                      uint32_t branches)
 {
     memset(r, 0, sizeof *r);
     r->runs = rs;
+    r->replica = replica;
     r->args = *args;
     r->root[MODEL_POLICY] = r->root[MODEL_REWARD] = SCHED_NONE;
     r->reserved = branches;
@@ -511,11 +519,9 @@ static void run_begin(struct runs *rs, struct run *r, const struct run_args *arg
 }
 
 /* Whether there is a place for it now, before anything is asked of the schedulers. */
-static bool has_place(const struct runs *rs, const struct algorithm *algorithm, uint32_t branches)
+static bool has_place(const struct runs *rs, uint32_t branches)
 {
     return branches <= rs->config.branches_max - rs->reserved &&
-           TAILQ_EMPTY(&rs->waiting[MODEL_POLICY]) &&
-           (!algorithm->wants_reward || TAILQ_EMPTY(&rs->waiting[MODEL_REWARD])) &&
            (!TAILQ_EMPTY(&rs->free_runs) || rs->runs_fresh < rs->config.runs_max);
 }
 
@@ -540,6 +546,28 @@ static uint32_t tags_max(const struct run_args *args)
     return depth < args->parameters.max_tokens ? depth : args->parameters.max_tokens;
 }
 
+static enum runs_result start_on(struct replica *replica, struct runs *rs,
+                                 const struct run_args *args, const uint32_t *prompt,
+                                 uint32_t prompt_tokens, uint32_t branches, struct run **ret_run)
+{
+    struct run *r = TAILQ_FIRST(&rs->free_runs);
+    if (r)
+        TAILQ_REMOVE(&rs->free_runs, r, link);
+    else
+        r = &rs->all[rs->runs_fresh++];
+    bool changed = rs->room_changed;
+    run_begin(replica, rs, r, args, prompt, prompt_tokens, branches);
+    int result = run_take_room(r);
+    r->prompt = NULL;
+    if (result == SCHED_OK) {
+        *ret_run = r;
+        return RUNS_OK;
+    }
+    run_give(r);
+    rs->room_changed = changed; /* what it gave back it had not got */
+    return result == SCHED_E_FULL ? RUNS_E_FULL : RUNS_E_LONG;
+}
+
 enum runs_result runs_start(struct runs *rs, const struct run_args *args, const uint32_t *prompt,
                             uint32_t prompt_tokens, struct run **ret_run)
 {
@@ -554,24 +582,14 @@ enum runs_result runs_start(struct runs *rs, const struct run_args *args, const 
     if (!sched_fits(rs->config.policy, tokens + extra) ||
         (a->wants_reward && !sched_fits(rs->config.reward, tokens + tags)))
         return RUNS_E_LONG;
-    if (!has_place(rs, a, branches))
+    if (!has_place(rs, branches))
         return RUNS_E_FULL;
-    struct run *r = TAILQ_FIRST(&rs->free_runs);
-    if (r)
-        TAILQ_REMOVE(&rs->free_runs, r, link);
-    else
-        r = &rs->all[rs->runs_fresh++];
-    bool changed = rs->room_changed;
-    run_begin(rs, r, args, prompt, prompt_tokens, branches);
-    int result = run_take_room(r);
-    r->prompt = NULL;
-    if (result != SCHED_OK) {
-        run_give(r);
-        rs->room_changed = changed; /* what it gave back it had not got */
-        return result == SCHED_E_FULL ? RUNS_E_FULL : RUNS_E_LONG;
-    }
-    *ret_run = r;
-    return RUNS_OK;
+    enum runs_result result = RUNS_E_FULL;
+    struct replica *replica;
+    uint32_t asked = 0;
+    while (result == RUNS_E_FULL && (replica = replica_next(rs, args, &asked)))
+        result = start_on(replica, rs, args, prompt, prompt_tokens, branches, ret_run);
+    return result;
 }
 
 void run_stop(struct run *r)
@@ -635,10 +653,9 @@ void run_go_on(struct run *r, uint32_t knob)
 
 static void stop_decoding(struct node *n, enum branch_state state)
 {
-    struct runs *rs = n->run->runs;
     n->branch.state = state;
-    sched_pause(rs->config.policy, n->seq[MODEL_POLICY]);
-    room_changed(rs);
+    sched_pause(policy_of(n->run), n->seq[MODEL_POLICY]);
+    room_changed(n->run->runs);
     if (n->wants_score)
         wait_for_room(n, MODEL_REWARD);
     if (!vectors_ask(n) && !n->wants_score)
@@ -785,7 +802,8 @@ static void root_result(struct run *r)
  * have this one, and then nothing can be said of the branch. */
 static bool can_be_read(const struct run *r, uint32_t token)
 {
-    return !r->args.algorithm->wants_reward || token < sched_vocabulary(r->runs->config.reward);
+    return !r->args.algorithm->wants_reward ||
+           token < sched_vocabulary(r->replica->sched[MODEL_REWARD]);
 }
 
 static void policy_result(struct runs *rs, const struct sched_result *result)
@@ -836,10 +854,11 @@ static void vector_result(struct node *n)
     decide(n->run);
 }
 
-static uint32_t model_poll(struct runs *rs, enum model model, uint64_t now_ns)
+static uint32_t model_poll(struct runs *rs, struct replica *replica, enum model model,
+                           uint64_t now_ns)
 {
     struct sched_result result;
-    struct sched *sched = sched_of(rs, model);
+    struct sched *sched = replica->sched[model];
     uint32_t work = waiting_admit(rs);
     if (!sched)
         return work;
@@ -861,10 +880,15 @@ uint32_t runs_poll(struct runs *rs, uint64_t now_ns)
 {
     /* The reward model first: what waits for it decides what is decoded next. */
     struct node *n;
-    uint32_t work = model_poll(rs, MODEL_REWARD, now_ns) + vectors_poll(rs, now_ns);
+    uint32_t work = 0;
+    for (uint32_t i = 0; i < rs->replicas_count; i++)
+        work += model_poll(rs, &rs->replicas[i], MODEL_REWARD, now_ns);
+    work += vectors_poll(rs, now_ns);
     while ((n = vectors_next(rs)))
         vector_result(n);
-    return work + model_poll(rs, MODEL_POLICY, now_ns);
+    for (uint32_t i = 0; i < rs->replicas_count; i++)
+        work += model_poll(rs, &rs->replicas[i], MODEL_POLICY, now_ns);
+    return work;
 }
 
 struct run *runs_news(struct runs *rs, uint32_t *ret_user)
@@ -883,7 +907,7 @@ void run_pause(struct run *r)
     const struct node *n = node_of(r, 0);
     r->paused = true;
     if (n->branch.state == BRANCH_RUNNING) {
-        sched_pause(r->runs->config.policy, n->seq[MODEL_POLICY]);
+        sched_pause(policy_of(r), n->seq[MODEL_POLICY]);
         room_changed(r->runs);
     }
 }
@@ -893,7 +917,7 @@ void run_resume(struct run *r)
     const struct node *n = node_of(r, 0);
     r->paused = false;
     if (n->branch.state == BRANCH_RUNNING)
-        sched_resume(r->runs->config.policy, n->seq[MODEL_POLICY]);
+        sched_resume(policy_of(r), n->seq[MODEL_POLICY]);
 }
 
 bool runs_room_changed(struct runs *rs)
@@ -908,30 +932,7 @@ uint64_t runs_tokens_count(const struct runs *rs)
     return rs->tokens_count;
 }
 
-uint64_t runs_due_ns(const struct runs *rs)
-{
-    if (rs->waiting_due &&
-        !(TAILQ_EMPTY(&rs->waiting[MODEL_POLICY]) && TAILQ_EMPTY(&rs->waiting[MODEL_REWARD])))
-        return 0;
-    uint64_t policy = sched_due_ns(rs->config.policy);
-    uint64_t reward = rs->config.reward ? sched_due_ns(rs->config.reward) : UINT64_MAX;
-    uint64_t vectors = vectors_due_ns(rs);
-    reward = vectors < reward ? vectors : reward;
-    return policy < reward ? policy : reward;
-}
-
 bool runs_have_vectors(const struct runs *rs)
 {
     return rs->vectors != NULL;
-}
-
-void runs_fds(const struct runs *rs, int ret_fds[RUNS_FDS])
-{
-    ret_fds[0] = sched_fd(rs->config.policy);
-    ret_fds[1] = rs->config.reward ? sched_fd(rs->config.reward) : -1;
-    ret_fds[2] = rs->config.embed ? embed_fd(rs->config.embed) : -1;
-    for (uint32_t i = 1; i < RUNS_FDS; i++) /* models that share devices share it */
-        for (uint32_t j = 0; j < i; j++)
-            if (ret_fds[i] == ret_fds[j])
-                ret_fds[i] = -1;
 }

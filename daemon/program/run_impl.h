@@ -1,4 +1,4 @@
-/* daemon/program/run_impl.h — what run.c, run_room.c and run_text.c share of runs and their branches.
+/* daemon/program/run_impl.h — what run.c, run_room.c, run_replica.c and run_text.c share of runs and their branches.
  *
  * Thread: control. Memory: of runs_new(). Fails: never. */
 #pragma once
@@ -41,10 +41,18 @@ struct node {
 };
 TAILQ_HEAD(node_list, node);
 
+struct replica {
+    struct sched *sched[MODELS];      /* REWARD: NULL without such a model */
+    struct node_list waiting[MODELS]; /* for room, oldest first */
+    struct node_list vectors_waiting; /* likewise, as vectors.h has it */
+    uint32_t pending;                 /* branches that have not settled */
+};
+
 enum { RUN_FEW_BRANCHES = 8 };
 
 struct run { /* as a node: what every token touches first */
     struct runs *runs;
+    struct replica *replica;
     uint32_t
         *nodes; /* few, or [branches_max]: pool numbers by branch number; RUN_NONE: forgotten */
     uint32_t nodes_count;   /* numbers in use, with those forgotten below the last */
@@ -90,12 +98,13 @@ struct runs {
     struct run_list free_runs;
     struct run_list news;
     struct node_list free_nodes;
-    struct node_list waiting[MODELS]; /* for room, oldest first */
-    uint64_t tokens_count;            /* decoded since start */
-    bool room_changed;                /* since runs_room_changed() */
-    bool waiting_due;                 /* since those that wait were looked at */
-    struct vectors *vectors;          /* NULL: no model gives any */
-    bool vectors_due;                 /* as waiting_due, of those that wait for a vector */
+    struct replica replicas[RUNS_REPLICAS_MAX];
+    uint32_t replicas_count;
+    uint64_t tokens_count;   /* decoded since start */
+    bool room_changed;       /* since runs_room_changed() */
+    bool waiting_due;        /* since those that wait were looked at */
+    struct vectors *vectors; /* NULL: no model gives any */
+    bool vectors_due;        /* as waiting_due, of those that wait for a vector */
 };
 
 static inline struct node *node_of(const struct run *r, uint32_t branch)
@@ -140,3 +149,9 @@ static inline bool is_probe(const struct node *n)
 /* Sequences of a branch in the schedulers, as sched_fork() (run_room.c). */
 int room_to_decode(struct node *n);
 int room_to_score(struct node *n);
+
+/* As the configuration has them (run_replica.c). */
+void replicas_begin(struct runs *runs);
+/* Which to ask next for room for a run, of those that have not been asked; NULL: none is left. asked: a bit for
+ * each, 0 at first. */
+struct replica *replica_next(struct runs *runs, const struct run_args *args, uint32_t *asked);

@@ -1,5 +1,6 @@
 #include <string.h>
 
+#include "daemon/base/scratch.h"
 #include "daemon/program/run.h"
 #include "daemon/program/run_impl.h"
 
@@ -35,7 +36,7 @@ static uint32_t way_to(const struct node *n, enum model model, uint32_t *ret_cou
     struct {
         const struct node *node;
         uint32_t from, end;
-    } way[RUN_DEPTH_MAX];
+    } way[RUN_DEPTH_MAX] SCRATCH;
     uint32_t depth = 0, count = 0, end = n->branch.tokens_count, seq = SCHED_NONE;
     for (; n && seq == SCHED_NONE; n = parent_of(n)) {
         uint32_t has = model == MODEL_POLICY ? n->branch.tokens_count : n->read_tokens;
@@ -65,7 +66,7 @@ static uint32_t way_to(const struct node *n, enum model model, uint32_t *ret_cou
 int room_to_decode(struct node *n)
 {
     const struct run *r = n->run;
-    struct sched *sched = r->runs->config.policy;
+    struct sched *sched = r->replica->sched[MODEL_POLICY];
     struct sched_seq_args args = seq_args(n);
     args.max_tokens = n->cut_at - n->branch.tokens_count;
     if (r->root[MODEL_POLICY] == SCHED_NONE) {
@@ -88,17 +89,17 @@ int room_to_decode(struct node *n)
 
 int room_to_score(struct node *n)
 {
-    struct runs *rs = n->run->runs;
+    struct sched *sched = n->run->replica->sched[MODEL_REWARD];
     struct sched_seq_args args = seq_args(n);
     uint32_t parent = way_to(n, MODEL_REWARD, &args.prompt_tokens), seq;
-    args.prompt = rs->path;
+    args.prompt = n->run->runs->path;
     args.stem = true;
     args.want = SCHED_WANT_SCORE;
-    int result = sched_fork(rs->config.reward, parent, &args, &seq);
+    int result = sched_fork(sched, parent, &args, &seq);
     if (result != SCHED_OK)
         return result;
     if (n->seq[MODEL_REWARD] != SCHED_NONE) /* that read it before it was let go on */
-        sched_remove(rs->config.reward, n->seq[MODEL_REWARD]);
+        sched_remove(sched, n->seq[MODEL_REWARD]);
     n->seq[MODEL_REWARD] = seq;
     n->read_tokens = n->branch.tokens_count;
     n->run->cost.reward_tokens += args.prompt_tokens;

@@ -88,7 +88,7 @@ static const char *text_done(struct runs *rs, struct codec_stream *stream, uint3
 
 const char *run_text_own(struct run *r, uint32_t branch, uint32_t *ret_bytes)
 {
-    struct codec_stream stream;
+    SCRATCH struct codec_stream stream;
     uint32_t bytes = 0;
     codec_stream_init(&stream, r->runs->config.codec, NULL, 0, false);
     const struct node *n = node_of(r, branch);
@@ -99,8 +99,9 @@ const char *run_text_own(struct run *r, uint32_t branch, uint32_t *ret_bytes)
 
 const char *run_text(struct run *r, uint32_t branch, uint32_t *ret_bytes)
 {
-    struct codec_stream stream;
-    uint32_t path[RUN_DEPTH_MAX], depth = 0, bytes = 0;
+    SCRATCH struct codec_stream stream;
+    SCRATCH uint32_t path[RUN_DEPTH_MAX];
+    uint32_t depth = 0, bytes = 0;
     codec_stream_init(&stream, r->runs->config.codec, NULL, 0, false);
     for (uint32_t b = branch; b != RUN_NONE; b = run_get(r, b)->parent)
         path[depth++] = b;

@@ -30,6 +30,11 @@ static const struct {
     [RUNLOG_HESITANT] = {"hesitant", TYPE_FLAG, false, offsetof(struct runlog_row, hesitant)},
     [RUNLOG_PROBE_TOKENS] = {"probe_tokens", TYPE_U32, false,
                              offsetof(struct runlog_row, probe_tokens)},
+    [RUNLOG_ANSWER_NOW] = {"answer_now", TYPE_TEXT, false, offsetof(struct runlog_row, answer_now)},
+    [RUNLOG_ENDED] = {"ended", TYPE_TEXT, false, offsetof(struct runlog_row, ended)},
+    [RUNLOG_KNOB] = {"knob", TYPE_U32, false, offsetof(struct runlog_row, knob)},
+    [RUNLOG_CAP] = {"cap", TYPE_U32, false, offsetof(struct runlog_row, cap)},
+    [RUNLOG_PROFILE] = {"profile", TYPE_TEXT, false, offsetof(struct runlog_row, profile)},
 };
 
 __attribute__((format(printf, 2, 3))) static int refuse(char message[RUNLOG_MESSAGE_BYTES],
@@ -50,6 +55,9 @@ void runlog_row_init(struct runlog_row *row)
         .algorithm = "",
         .level = "",
         .answer = "",
+        .answer_now = "",
+        .ended = "",
+        .profile = "",
         .right = RUNLOG_UNKNOWN,
         .right_now = RUNLOG_UNKNOWN,
         .reward = (double)NAN,

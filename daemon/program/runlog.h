@@ -1,6 +1,6 @@
 /* daemon/program/runlog.h — the run log: what programs did, step by step, as a table of text.
  *
- * Written by dynasor-bench batch, read by dynasor-calibrate. One line
+ * Written by dynasor-bench batch and by the daemon (livelog.h), read by dynasor-calibrate. One line
  * for each step of each program, steps in logical order, the lines of a program together:
  *
  *   problem      what was asked; programs with the same problem are not independent of each other
@@ -21,11 +21,20 @@
  *   confidence   least group confidence of the step
  *   hesitant     1: the probe's response has a hesitation word
  *   probe_tokens tokens this probe cost; not part of `tokens`
+ *   answer_now   group of the answer the program would give if it stopped here; empty: the reader
+ *                aggregates as for right_now
+ *   ended        how the program ended, on each of its lines: capped or whole (it did all it was allowed
+ *                to), settled, given_up or budget (it was stopped before: what would have come is
+ *                unknown); empty: capped
+ *   knob         that it had reached then; of fewer steps than that, some gave no answer. 0: not said
+ *   cap          knob that it might have reached, of chains in tokens; 0: not said
+ *   profile      that it ran under
  *
  * Tabs between fields, a header line with the names first, no quoting; a file with commas in the
  * header instead is read too. Columns may stand in any order; problem, program, algorithm, n, tokens
  * and answer must be there, others may be missing, unknown ones are skipped. The last line of a
- * program is its end: for cot the answer of the whole chain, or the one forced at the cap.
+ * program is its end: for cot the answer of the whole chain, or the one forced at the cap; a chain that
+ * was stopped before has no such line.
  *
  * Thread: any. Memory: the caller's; a row's text points into the line it was read from. Time:
  * linear. Fails: -EINVAL with a message that names column and accepted range; -EIO. */
@@ -54,6 +63,11 @@ enum runlog_column {
     RUNLOG_CONFIDENCE,
     RUNLOG_HESITANT,
     RUNLOG_PROBE_TOKENS,
+    RUNLOG_ANSWER_NOW,
+    RUNLOG_ENDED,
+    RUNLOG_KNOB,
+    RUNLOG_CAP,
+    RUNLOG_PROFILE,
     RUNLOG_COLUMNS,
 };
 
@@ -74,6 +88,11 @@ struct runlog_row {
     double confidence;
     bool hesitant;
     uint32_t probe_tokens;
+    const char *answer_now; /* "": not said */
+    const char *ended;
+    uint32_t knob;
+    uint32_t cap;
+    const char *profile;
 };
 
 /* A row with nothing in it, to fill. */

@@ -3,6 +3,11 @@
  * Down by call (start, pause, stop), up by poll: runs_news() names runs with new tokens of a live branch,
  * or that have finished.
  *
+ * There may be replicas: engines with the same models, each with a cache of its own. A run is bound to one when it
+ * starts, branches fork within a cache, and is there until it is stopped: to the one with the least to do that
+ * has room for it, and if several have as little, to the one that its tenant's runs go to then. What comes of
+ * a run does not depend on the replica.
+ *
  * Thread: control. Memory: fixed at runs_new(); tokens and branches are touched as they are used. Time:
  * poll is O(results of the step and rounds that ended with it). */
 #pragma once
@@ -11,17 +16,27 @@
 
 #include "daemon/program/run.h"
 
+#define RUNS_REPLICAS_MAX 8u
+
+struct runs_replica {
+    struct sched *policy; /* kept until runs_free(), which does not free them; each holds at
+                             least branches_max + runs_max sequences */
+    struct sched *reward; /* NULL: no reward model */
+};
+
 struct runs_config {
     uint32_t runs_max;
     uint32_t branches_max; /* of all runs together */
     uint32_t context_tokens;
     const struct codec *codec;
-    struct sched *policy; /* kept until runs_free(), which does not free them; each holds at
-                                      least branches_max + runs_max sequences */
-    struct sched *reward; /* NULL: no reward model */
-    const struct run_texts *texts;   /* likewise */
-    struct observer *observer;       /* likewise; NULL: none */
-    struct embed *embed;             /* likewise; NULL: no embed model */
+    struct sched *policy; /* of the first replica, as struct runs_replica says */
+    struct sched *reward;
+    const struct runs_replica
+        *others;                     /* [others_count] further ones, with the same models; copied */
+    uint32_t others_count;           /* below RUNS_REPLICAS_MAX */
+    const struct run_texts *texts;   /* kept, like the next */
+    struct observer *observer;       /* NULL: none */
+    struct embed *embed;             /* of all replicas; likewise; NULL: no embed model */
     const struct codec *embed_codec; /* of that model */
 };
 /* Whether programs may compare answers by likeness. */
@@ -94,9 +109,12 @@ void run_go_on(struct run *run, uint32_t knob);
 bool run_path_ends(const struct run *run, uint32_t branch, uint32_t at); /* it has no token there */
 
 uint64_t runs_tokens_count(const struct runs *runs); /* decoded since runs_new() */
+void runs_sched_stats(const struct runs *runs,
+                      struct sched_stats *ret_stats); /* of policies, summed over the replicas */
+uint32_t run_replica(const struct run *run);          /* the first is 0 */
 
 /* There may be room for a run that was FULL before. */
 bool runs_room_changed(struct runs *runs);
 uint64_t runs_due_ns(const struct runs *runs);
-#define RUNS_FDS 3u
+#define RUNS_FDS (2u * RUNS_REPLICAS_MAX + 1u)
 void runs_fds(const struct runs *runs, int ret_fds[RUNS_FDS]); /* -1: none */

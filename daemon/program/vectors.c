@@ -24,9 +24,8 @@ struct vectors {
     uint32_t size_max;
     uint32_t runs_max;
     uint32_t branches_max;
-    float *nodes;             /* [branches_max, size_max] until they are counted */
-    float *answers;           /* [runs_max, BALLOT_ANSWERS_MAX, size_max] */
-    struct node_list waiting; /* for room, oldest first */
+    float *nodes;   /* [branches_max, size_max] until they are counted */
+    float *answers; /* [runs_max, BALLOT_ANSWERS_MAX, size_max] */
 };
 
 static size_t nodes_bytes(const struct vectors *v)
@@ -68,7 +67,6 @@ int vectors_new(const struct runs_config *config, struct vectors **ret_vectors)
     struct vectors *v = calloc(1, sizeof *v);
     if (!v)
         return -ENOMEM;
-    TAILQ_INIT(&v->waiting);
     v->runs_max = config->runs_max;
     v->branches_max = config->branches_max;
     sources_find(config, v);
@@ -202,7 +200,7 @@ static bool post(struct node *n)
     ASSERT(count > 0); /* as it was when it was asked for */
     int result = source_of(r) == SOURCE_EMBED
                      ? embed_add(rs->config.embed, user, args.prompt, count, &n->vector_at)
-                     : sched_add(rs->config.policy, &args, &n->vector_at);
+                     : sched_add(r->replica->sched[MODEL_POLICY], &args, &n->vector_at);
     ASSERT(result != SCHED_E_LONG); /* tokens_max */
     if (result != SCHED_OK)
         return false;
@@ -217,7 +215,7 @@ bool vectors_ask(struct node *n)
     if (!n->run->ballot.units || !may_count(n) || tokens_find(n) == 0)
         return false;
     n->vector = VECTOR_WAITS;
-    TAILQ_INSERT_TAIL(&n->run->runs->vectors->waiting, n, vector_link);
+    TAILQ_INSERT_TAIL(&n->run->replica->vectors_waiting, n, vector_link);
     n->run->runs->vectors_due = true;
     return true;
 }
@@ -227,9 +225,9 @@ static void forget(struct node *n)
 {
     struct runs *rs = n->run->runs;
     if (n->vector == VECTOR_WAITS)
-        TAILQ_REMOVE(&rs->vectors->waiting, n, vector_link);
+        TAILQ_REMOVE(&n->run->replica->vectors_waiting, n, vector_link);
     else if (n->vector == VECTOR_AWAY && source_of(n->run) == SOURCE_POLICY)
-        sched_remove(rs->config.policy, n->vector_at);
+        sched_remove(n->run->replica->sched[MODEL_POLICY], n->vector_at);
     rs->room_changed = rs->waiting_due = rs->vectors_due = true;
 }
 
@@ -271,16 +269,18 @@ struct node *vectors_result(struct runs *rs, const struct sched_result *result)
     return n;
 }
 
-/* Oldest first, until one finds no room. */
+/* Oldest first, of each replica until one finds no room. */
 static uint32_t waiting_admit(struct runs *rs)
 {
-    struct vectors *v = rs->vectors;
     uint32_t admitted = 0;
     struct node *n;
     rs->vectors_due = false;
-    while ((n = TAILQ_FIRST(&v->waiting)) && post(n)) {
-        TAILQ_REMOVE(&v->waiting, n, vector_link);
-        admitted++;
+    for (uint32_t i = 0; i < rs->replicas_count; i++) {
+        struct node_list *waiting = &rs->replicas[i].vectors_waiting;
+        while ((n = TAILQ_FIRST(waiting)) && post(n)) {
+            TAILQ_REMOVE(waiting, n, vector_link);
+            admitted++;
+        }
     }
     return admitted;
 }
@@ -305,10 +305,10 @@ struct node *vectors_next(struct runs *rs)
 
 uint64_t vectors_due_ns(const struct runs *rs)
 {
-    const struct vectors *v = rs->vectors;
-    if (!v)
+    if (!rs->vectors)
         return UINT64_MAX;
-    if (rs->vectors_due && !TAILQ_EMPTY(&v->waiting))
-        return 0;
+    for (uint32_t i = 0; i < rs->replicas_count && rs->vectors_due; i++)
+        if (!TAILQ_EMPTY(&rs->replicas[i].vectors_waiting))
+            return 0;
     return rs->config.embed ? embed_due_ns(rs->config.embed) : UINT64_MAX;
 }

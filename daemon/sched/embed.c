@@ -70,10 +70,13 @@ void embed_free(struct embed *e)
 {
     if (!e)
         return;
-    while (e->in_flight && !engine_next(e->engine, ENGINE_EMBED, UINT64_MAX)) {
+    /* Of a device that broke nothing comes back; then our batch stays with the engine. */
+    while (e->in_flight && !engine_failure(e->engine) &&
+           !engine_next(e->engine, ENGINE_EMBED, UINT64_MAX)) {
         struct pollfd fd = {.fd = embed_fd(e), .events = POLLIN};
         (void)poll(&fd, 1, 100); /* interrupted or late: asked again */
     }
+    engine_want(e->engine, ENGINE_EMBED, false);
     engine_batch_free(e->batch);
     free(e->tokens);
     free(e->texts);
@@ -134,7 +137,8 @@ static uint32_t step_post(struct embed *e, uint64_t now_ns)
 {
     struct engine_batch *b = e->batch;
     struct text *t;
-    if (engine_busy(e->engine, ENGINE_EMBED)) /* with another model's step */
+    engine_want(e->engine, ENGINE_EMBED, !TAILQ_EMPTY(&e->waiting));
+    if (engine_busy(e->engine, ENGINE_EMBED)) /* with other models' steps */
         return 0;
     b->role = ENGINE_EMBED;
     b->rows_count = b->tokens_count = b->copies_count = 0;
@@ -188,9 +192,9 @@ bool embed_next(struct embed *e, struct embed_result *ret_result)
 
 uint64_t embed_due_ns(const struct embed *e)
 {
-    if (engine_busy(e->engine, ENGINE_EMBED))
-        return engine_due_ns(e->engine);
-    return TAILQ_EMPTY(&e->waiting) ? UINT64_MAX : 0;
+    bool posts =
+        !e->in_flight && !TAILQ_EMPTY(&e->waiting) && !engine_busy(e->engine, ENGINE_EMBED);
+    return posts ? 0 : engine_due_ns(e->engine);
 }
 
 int embed_fd(const struct embed *e)

@@ -24,7 +24,8 @@ struct embed_config {
     uint32_t rows_max;   /* texts of a step */
     uint32_t tokens_max; /* of a step */
 };
-/* engine is kept until embed_free(), which waits for the step in flight and does not close it. */
+/* engine is kept until embed_free(), which waits for the step in flight, unless a device broke, and does not close
+ * it. */
 int embed_new(const struct embed_config *config, struct engine *engine, struct embed **ret_embed);
 void embed_free(struct embed *embed);
 

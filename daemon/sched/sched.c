@@ -36,20 +36,30 @@ struct seq {
     uint32_t generation;
     uint32_t tenant;
     uint32_t group;
-    uint32_t pages_max; /* of its prompt and all it may sample */
-    uint32_t kv;        /* sequence number there, while it has room */
+    uint32_t tokens_max; /* prompt and all it may sample */
+    uint32_t kv;         /* sequence number there, while it has room */
     uint32_t tokens_count;
-    uint32_t computed_count; /* of them, have KV */
+    uint32_t computed_count; /* of them, have KV: of the results that were handed out */
+    uint32_t planned_count;  /* have it when the posted steps are done */
+    uint32_t expected_count; /* tokens that those bring */
+    uint32_t away_count;     /* rows of it that are posted, and wanted, and not handed out */
+    uint32_t row;            /* number of the last of them */
+    uint64_t row_step;       /* and of its step */
     uint32_t own_first;      /* tokens before it are prompt */
     uint32_t forced_token;
     uint32_t want;
     uint32_t pool_slot; /* POOL_NONE: none */
     uint8_t state;      /* enum seq_state */
     bool stem;
-    bool away; /* a row of it was posted and its result is not handed out */
 };
 
 TAILQ_HEAD(seq_list, seq);
+
+struct posted { /* a step */
+    struct engine_batch *batch;
+    bool *discarded; /* [rows_max] the row was planned ahead in vain */
+    uint64_t number; /* from 1 */
+};
 
 struct sched {
     struct engine *engine;
@@ -61,10 +71,14 @@ struct sched {
     uint32_t *tokens; /* [seqs_max, context_tokens] touched as far as they are long */
     size_t tokens_bytes;
     uint32_t *chunk; /* [rows_max] tokens of each row that is being planned */
-    struct engine_batch *batch;
-    uint32_t result_idx; /* next row of the batch to hand out */
+    struct posted steps[ENGINE_STEPS_MAX];
+    uint32_t steps_first; /* of those in flight */
+    uint32_t steps_count;
+    uint64_t steps_sure;          /* steps up to this number are no plans any more */
+    const struct posted *results; /* the step that is handed out */
+    uint32_t result_idx;          /* next row of it */
     uint32_t result_count;
-    bool in_flight;
+    bool changed;         /* since nothing was found to post */
     bool room_changed;    /* since the sequences that return were looked at */
     uint32_t alive_count; /* have room */
     uint64_t pool_slots;  /* bits: taken */
@@ -88,9 +102,14 @@ static int memory_new(struct sched *s)
         return -ENOMEM;
     for (uint32_t g = 0; g < c->groups_max; g++)
         s->group_last[g] = SCHED_NONE;
-    int r = engine_batch_new(s->engine, &s->batch);
-    if (r < 0 || s->info.kv_pages == 0)
-        return r;
+    for (uint32_t i = 0; i < s->info.steps_max; i++) {
+        int r = engine_batch_new(s->engine, &s->steps[i].batch);
+        s->steps[i].discarded = calloc(c->rows_max, sizeof *s->steps[i].discarded);
+        if (r < 0 || !s->steps[i].discarded)
+            return -ENOMEM;
+    }
+    if (s->info.kv_pages == 0)
+        return 0;
     s->tokens_bytes = (size_t)c->seqs_max * s->info.context_tokens * sizeof *s->tokens;
     void *tokens = mmap(NULL, s->tokens_bytes, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -116,6 +135,8 @@ int sched_new(const struct sched_config *config, struct engine *engine, struct s
     if (config->alive_max == 0 || config->alive_max > config->seqs_max)
         s->config.alive_max = config->seqs_max;
     engine_info(engine, config->role, &s->info);
+    if (s->info.steps_max == 0)
+        s->info.steps_max = 1;
     TAILQ_INIT(&s->runnable);
     TAILQ_INIT(&s->paused);
     TAILQ_INIT(&s->returning);
@@ -130,29 +151,41 @@ int sched_new(const struct sched_config *config, struct engine *engine, struct s
     return 0;
 }
 
-/* The engine writes to our batch until its step is done. */
-static void step_finish(struct sched *s)
+/* Of a device that broke nothing comes back; then our batches stay with the engine, which may write to them. */
+static void steps_finish(struct sched *s)
 {
-    while (s->in_flight && !engine_next(s->engine, s->config.role, UINT64_MAX)) {
+    while (s->steps_count && !engine_failure(s->engine)) {
         struct pollfd fd = {.fd = sched_fd(s), .events = POLLIN};
-        (void)poll(&fd, 1, 100); /* interrupted or late: asked again */
+        if (engine_next(s->engine, s->config.role, UINT64_MAX))
+            s->steps_count--;
+        else
+            (void)poll(&fd, 1, 100); /* interrupted or late: asked again */
     }
-    s->in_flight = false;
 }
 
 void sched_free(struct sched *s)
 {
     if (!s)
         return;
-    step_finish(s);
+    steps_finish(s);
+    engine_want(s->engine, s->config.role, false);
     kv_free(s->kv);
-    engine_batch_free(s->batch);
+    for (uint32_t i = 0; i < ENGINE_STEPS_MAX; i++) {
+        engine_batch_free(s->steps[i].batch);
+        free(s->steps[i].discarded);
+    }
     if (s->tokens)
         (void)munmap(s->tokens, s->tokens_bytes); /* our own mapping */
     free(s->chunk);
     free(s->group_last);
     free(s->seqs);
     free(s);
+}
+
+/* The i-th in flight, from the oldest; the first that is not, when i is their count. */
+static struct posted *posted_at(struct sched *s, uint32_t i)
+{
+    return &s->steps[(s->steps_first + i) % s->info.steps_max];
 }
 
 /* ---- sequences ------------------------------------------------------------------------------- */
@@ -221,7 +254,7 @@ static void seq_init(struct seq *q, const struct sched_seq_args *args, uint32_t 
                       .generation = q->generation + 1,
                       .tenant = args->tenant,
                       .group = args->group,
-                      .pages_max = pages_for(tokens_max),
+                      .tokens_max = (uint32_t)tokens_max,
                       .sampling = sampling,
                       .biases = args->biases,
                       .forced_token = OPS_NONE,
@@ -246,7 +279,7 @@ static bool has_room(const struct seq *q)
 
 static void room_give(struct sched *s, const struct seq *q)
 {
-    /* A step in flight may still write these pages; whoever gets them writes in a later step. */
+    /* Steps in flight may still write these pages; whoever gets them writes in a later step. */
     if (s->kv)
         kv_seq_free(s->kv, q->kv);
     s->alive_count--;
@@ -258,7 +291,7 @@ static void room_give(struct sched *s, const struct seq *q)
 static bool park_one(struct sched *s, const struct seq *but)
 {
     struct seq *q = TAILQ_FIRST(&s->paused);
-    while (q && (q == but || q->away)) /* what is away brings a result yet */
+    while (q && (q == but || q->away_count)) /* what is away brings a result yet */
         q = TAILQ_NEXT(q, link);
     if (!q)
         return false;
@@ -276,9 +309,10 @@ static bool room_find(struct sched *s, struct seq *q, const struct seq *parent, 
         return false;
     if (!s->kv)
         return true;
+    uint32_t pages_max = pages_for(q->tokens_max);
     if (parent)
-        return kv_seq_fork(s->kv, parent->kv, q->pages_max, computed, &q->kv) == KV_OK;
-    return kv_seq_new(s->kv, q->tenant, q->group, q->pages_max, &q->kv) == KV_OK;
+        return kv_seq_fork(s->kv, parent->kv, pages_max, computed, &q->kv) == KV_OK;
+    return kv_seq_new(s->kv, q->tenant, q->group, pages_max, &q->kv) == KV_OK;
 }
 
 /* A parent that is paused keeps the pages it shares as long as others can be parked, and then is parked
@@ -303,6 +337,7 @@ static void prefix_take(struct sched *s, struct seq *q)
     q->computed_count = 0;
     if (s->kv && q->pool_slot == POOL_NONE)
         q->computed_count = kv_seq_match(s->kv, q->kv, tokens_of(s, q), q->tokens_count);
+    q->planned_count = q->computed_count;
 }
 
 /* Behind `before`, a runnable sequence of its group, or behind all of them: rows that share pages are to
@@ -319,6 +354,7 @@ static void runnable_insert(struct sched *s, struct seq *q, struct seq *before)
         TAILQ_INSERT_TAIL(&s->runnable, q, link);
     if (is_last)
         *last = (uint32_t)(q - s->seqs);
+    s->changed = true;
 }
 
 static void runnable_remove(struct sched *s, struct seq *q)
@@ -408,7 +444,7 @@ int sched_add(struct sched *s, const struct sched_seq_args *args, uint32_t *ret_
 static void fork_begin(struct sched *s, struct seq *q, const struct seq *parent, uint32_t computed)
 {
     if (has_room(parent))
-        q->computed_count = computed;
+        q->planned_count = q->computed_count = computed;
     else
         prefix_take(s, q);
     runnable_insert(s, q, parent->state == SEQ_RUNNABLE ? &s->seqs[parent - s->seqs] : NULL);
@@ -444,10 +480,34 @@ int sched_fork(struct sched *s, uint32_t parent, const struct sched_seq_args *ar
     return SCHED_OK;
 }
 
+/* What was planned ahead for it is not to be: that row's result is nobody's, and what it computes is computed
+ * again, to the same bits. Its pages may go to others, whose rows are of later steps. */
+static void row_discard(struct sched *s, struct seq *q)
+{
+    if (q->away_count == 0 || q->row_step <= s->steps_sure)
+        return;
+    struct posted *p = posted_at(s, s->steps_count - 1);
+    const struct engine_row *row = &p->batch->rows[q->row];
+    ASSERT(p->number == q->row_step && &s->seqs[row->seq] == q);
+    p->discarded[q->row] = true;
+    q->row_step = s->steps_sure;
+    q->away_count--;
+    q->planned_count = row->position;
+    if (row->want & ENGINE_WANT_TOKEN) {
+        q->expected_count--;
+        q->forced_token = row->sampling.forced_token;
+    }
+    if (s->kv)
+        kv_seq_truncate(s->kv, q->kv, row->position);
+    s->stats.rows_discarded_count++;
+    s->changed = true;
+}
+
 void sched_force(struct sched *s, uint32_t seq, uint32_t token)
 {
     struct seq *q = seq_get(s, seq);
     ASSERT(token < s->info.vocabulary);
+    row_discard(s, q);
     q->forced_token = token;
 }
 
@@ -463,6 +523,7 @@ static struct seq_list *list_of(struct sched *s, const struct seq *q)
 static void seq_move(struct sched *s, struct seq *q, enum seq_state state)
 {
     struct seq_list *list = list_of(s, q);
+    row_discard(s, q);
     if (list == &s->runnable)
         runnable_remove(s, q);
     else if (list)
@@ -473,7 +534,7 @@ static void seq_move(struct sched *s, struct seq *q, enum seq_state state)
         runnable_insert(s, q, NULL);
     else if (list)
         TAILQ_INSERT_TAIL(list, q, link);
-    s->room_changed = true;
+    s->room_changed = s->changed = true;
 }
 
 static void tokens_forget(struct sched *s, const struct seq *q)
@@ -491,6 +552,7 @@ static void tokens_forget(struct sched *s, const struct seq *q)
 void sched_remove(struct sched *s, uint32_t seq)
 {
     struct seq *q = seq_get(s, seq);
+    row_discard(s, q);
     if (has_room(q))
         room_give(s, q);
     pool_give(s, q->pool_slot);
@@ -522,7 +584,14 @@ void sched_resume(struct sched *s, uint32_t seq)
 
 static uint32_t pending(const struct seq *q)
 {
-    return q->tokens_count - q->computed_count;
+    return q->tokens_count + q->expected_count - q->planned_count;
+}
+
+/* Who has all tokens that it may have with those on their way is about to be removed. */
+static uint32_t wanted(const struct sched *s, const struct seq *q)
+{
+    bool last = s->kv && q->expected_count && q->tokens_count + q->expected_count >= q->tokens_max;
+    return last ? 0 : pending(q);
 }
 
 static bool has_penalty(const struct ops_sample_row *r)
@@ -531,7 +600,8 @@ static bool has_penalty(const struct ops_sample_row *r)
 }
 
 /* How many tokens each of the first rows_max sequences computes; those that decode come first to the
- * budget, whatever their place. Returns the sequences looked at. */
+ * budget, whatever their place. Returns the sequences looked at; 0: nothing can be planned ahead now, for who
+ * has its hidden states pooled must not have a row discarded: it would count twice. */
 static uint32_t step_divide(struct sched *s)
 {
     uint32_t budget = s->config.tokens_max;
@@ -541,7 +611,9 @@ static uint32_t step_divide(struct sched *s)
     {
         if (count == s->config.rows_max)
             break;
-        s->chunk[count] = pending(q) == 1 && budget ? 1 : 0;
+        if (s->steps_count && q->pool_slot != POOL_NONE && pending(q))
+            return 0;
+        s->chunk[count] = wanted(s, q) == 1 && budget ? 1 : 0;
         budget -= s->chunk[count++];
     }
     uint32_t i = 0;
@@ -550,7 +622,7 @@ static uint32_t step_divide(struct sched *s)
         if (i == count)
             break;
         if (s->chunk[i] == 0) {
-            s->chunk[i] = pending(q) < budget ? pending(q) : budget;
+            s->chunk[i] = wanted(s, q) < budget ? wanted(s, q) : budget;
             budget -= s->chunk[i];
         }
         i++;
@@ -561,15 +633,16 @@ static uint32_t step_divide(struct sched *s)
 static bool lists_add(struct engine_batch *b, const struct sched *s, const struct seq *q,
                       struct ops_sample_row *sampling)
 {
+    uint32_t count = q->tokens_count + q->expected_count; /* what is expected, the engine puts in */
     sampling->history_count = 0;
     if (s->kv && has_penalty(sampling)) {
-        if (q->tokens_count > b->history_max - b->history_count)
+        if (count > b->history_max - b->history_count)
             return false;
         memcpy(b->history + b->history_count, tokens_of(s, q), q->tokens_count * sizeof(uint32_t));
         sampling->history_first = b->history_count;
-        sampling->history_count = q->tokens_count;
+        sampling->history_count = count;
         sampling->history_prompt_count = q->own_first;
-        b->history_count += q->tokens_count;
+        b->history_count += count;
     }
     if (s->kv && sampling->bias_count) {
         if (sampling->bias_count > b->biases_max - b->biases_count)
@@ -594,10 +667,13 @@ static void row_pages(struct sched *s, struct engine_batch *b, const struct seq 
 {
     uint32_t idx = (uint32_t)(row - b->rows);
     uint32_t *table = b->pages + (size_t)idx * b->pages_stride;
-    memcpy(b->tokens + row->tokens_first, tokens_of(s, q) + row->position,
-           row->tokens_count * sizeof(uint32_t));
+    uint32_t *tokens = row->follows ? NULL : b->tokens + row->tokens_first;
+    if (tokens)
+        memcpy(tokens, tokens_of(s, q) + row->position, row->tokens_count * sizeof *tokens);
+    else
+        b->tokens[row->tokens_first] = 0; /* until the engine knows it */
     struct kv_copy copy;
-    kv_seq_extend(s->kv, q->kv, b->tokens + row->tokens_first, row->tokens_count, &copy);
+    kv_seq_extend(s->kv, q->kv, tokens, row->tokens_count, &copy);
     if (copy.valid_tokens)
         b->copies[b->copies_count++] = (struct ops_page_copy){
             .from = copy.from, .to = copy.to, .valid_tokens = copy.valid_tokens};
@@ -616,11 +692,12 @@ static void row_pages(struct sched *s, struct engine_batch *b, const struct seq 
 }
 
 /* False: no room in the batch's lists; it waits for the next step. */
-static bool row_add(struct sched *s, struct seq *q, uint32_t tokens)
+static bool row_add(struct sched *s, struct posted *step, struct seq *q, uint32_t tokens)
 {
-    struct engine_batch *b = s->batch;
+    struct engine_batch *b = step->batch;
     struct ops_sample_row sampling = q->sampling;
     bool samples = tokens == pending(q) && !q->stem;
+    ASSERT(q->expected_count == 0 || (tokens == 1 && q->row_step + 1 == step->number));
     if (samples && !lists_add(b, s, q, &sampling))
         return false;
     struct engine_row *row = &b->rows[b->rows_count];
@@ -628,7 +705,8 @@ static bool row_add(struct sched *s, struct seq *q, uint32_t tokens)
                                .seq_generation = q->generation,
                                .tokens_first = b->tokens_count,
                                .tokens_count = tokens,
-                               .position = q->computed_count,
+                               .follows = q->expected_count ? q->row + 1 : 0,
+                               .position = q->planned_count,
                                .pool_slot = q->pool_slot,
                                .want = samples ? q->want | ENGINE_WANT_TOKEN
                                                : q->want & ENGINE_WANT_POOL,
@@ -636,15 +714,20 @@ static bool row_add(struct sched *s, struct seq *q, uint32_t tokens)
     row->sampling.forced_token = q->forced_token;
     if (samples)
         q->forced_token = OPS_NONE; /* what is asked from now on is for the token after this one */
-    row->sampling.random = rng_u32(q->seed, q->branch, q->tokens_count - q->own_first);
+    row->sampling.random =
+        rng_u32(q->seed, q->branch, q->tokens_count + q->expected_count - q->own_first);
     if (s->kv)
         row_pages(s, b, q, row);
     if (s->kv)
         memset(b->score + b->tokens_count, 0, tokens);
     if (q->want & SCHED_WANT_SCORE && tokens == pending(q))
         b->score[b->tokens_count + tokens - 1] = 1;
-    q->away = true;
-    b->rows_count++;
+    step->discarded[b->rows_count] = false;
+    q->row = b->rows_count++;
+    q->row_step = step->number;
+    q->away_count++;
+    q->planned_count += tokens;
+    q->expected_count += samples;
     b->tokens_count += tokens;
     return true;
 }
@@ -661,73 +744,94 @@ static void rotate(struct sched *s, struct seq *last)
     } while (q != last);
 }
 
-static void batch_begin(struct sched *s)
+static void batch_begin(const struct sched *s, struct engine_batch *b,
+                        const struct engine_batch *after)
 {
-    struct engine_batch *b = s->batch;
     b->role = s->config.role;
+    b->after = after;
     b->rows_count = b->tokens_count = b->copies_count = 0;
     b->history_count = b->biases_count = b->freed_count = 0;
 }
 
-static uint32_t step_post(struct sched *s, uint64_t now_ns)
+/* Posts the step that is planned. Returns its rows. */
+static uint32_t step_send(struct sched *s, struct posted *step, uint64_t now_ns)
 {
-    struct engine_batch *b = s->batch;
-    if (engine_busy(s->engine, s->config.role)) /* with another model's step */
-        return 0;
-    batch_begin(s);
-    uint32_t looked_at = step_divide(s);
-    struct seq *q = TAILQ_FIRST(&s->runnable);
-    struct seq *last = NULL;
-    for (uint32_t i = 0; i < looked_at; i++, q = TAILQ_NEXT(q, link)) {
-        if (s->chunk[i] && !row_add(s, q, s->chunk[i]))
-            break;
-        last = q;
-    }
-    if (b->rows_count == 0)
-        return 0;
+    struct engine_batch *b = step->batch;
     if (s->kv && s->config.poison)
         while (kv_freed_next(s->kv, &b->freed[b->freed_count]))
             b->freed_count++;
     int r = engine_post(s->engine, b, now_ns);
-    ASSERT(r == ENGINE_OK); /* we post only when nothing is in flight */
-    s->in_flight = true;
+    ASSERT(r == ENGINE_OK); /* it was not busy */
+    if (s->steps_count++ == 0)
+        s->steps_sure = step->number;
     s->stats.steps_count++;
     s->stats.rows_count += b->rows_count;
+    return b->rows_count;
+}
+
+/* One that is posted while another is in flight is planned ahead, as if that had come to its end. */
+static uint32_t step_post(struct sched *s, uint64_t now_ns)
+{
+    engine_want(s->engine, s->config.role, !TAILQ_EMPTY(&s->runnable));
+    if (engine_busy(s->engine, s->config.role))
+        return 0;
+    struct posted *step = posted_at(s, s->steps_count);
+    step->number = s->stats.steps_count + 1;
+    batch_begin(s, step->batch, s->steps_count ? posted_at(s, s->steps_count - 1)->batch : NULL);
+    uint32_t looked_at = step_divide(s);
+    struct seq *q = TAILQ_FIRST(&s->runnable);
+    struct seq *last = NULL;
+    for (uint32_t i = 0; i < looked_at; i++, q = TAILQ_NEXT(q, link)) {
+        if (s->chunk[i] && !row_add(s, step, q, s->chunk[i]))
+            break;
+        last = q;
+    }
+    s->changed = step->batch->rows_count > 0;
+    if (!s->changed)
+        return 0;
+    uint32_t rows = step_send(s, step, now_ns);
     if (TAILQ_NEXT(last, link)) /* some had to wait: they come first next time */
         rotate(s, last);
-    return b->rows_count;
+    return rows;
 }
 
 static uint32_t step_collect(struct sched *s, uint64_t now_ns)
 {
-    struct engine_batch *b = engine_next(s->engine, s->config.role, now_ns);
+    const struct engine_batch *b = engine_next(s->engine, s->config.role, now_ns);
     if (!b)
         return 0;
-    s->in_flight = false;
+    s->results = posted_at(s, 0);
+    ASSERT(s->results->batch == b);
+    s->steps_first = (s->steps_first + 1) % s->info.steps_max;
+    s->steps_count--;
     s->result_idx = 0;
     s->result_count = b->rows_count;
+    s->changed = true;
     return b->rows_count;
 }
 
 uint32_t sched_poll(struct sched *s, uint64_t now_ns)
 {
     ASSERT(s->result_count == 0);
-    uint32_t work = 0;
-    if (!s->in_flight) {
+    uint32_t work = 0, rows = 1;
+    if (s->steps_count) /* what it was planned after has been handed out, and answered */
+        s->steps_sure = posted_at(s, 0)->number;
+    while (rows && s->steps_count < s->info.steps_max) {
         (void)returning_admit(s); /* who has no room waits on */
-        work += step_post(s, now_ns);
+        rows = step_post(s, now_ns);
+        work += rows;
     }
-    if (s->in_flight)
-        work += step_collect(s, now_ns);
-    return work;
+    return s->steps_count ? work + step_collect(s, now_ns) : work;
 }
 
 /* What a row brought its sequence; false: nothing to tell. */
 static bool row_result(struct sched *s, struct seq *q, const struct engine_row *row,
                        const struct engine_output *output, struct sched_result *ret)
 {
+    const struct engine_batch *b = s->results->batch;
     uint32_t sampled_before = q->tokens_count - q->own_first;
-    q->away = false;
+    q->away_count--;
+    q->expected_count -= (row->want & ENGINE_WANT_TOKEN) != 0;
     s->room_changed = true; /* if it is paused, it may be parked now */
     if (sampled_before == 0)
         s->stats.prompt_tokens_count += row->tokens_count;
@@ -736,15 +840,15 @@ static bool row_result(struct sched *s, struct seq *q, const struct engine_row *
         kv_seq_commit(s->kv, q->kv, q->computed_count);
     *ret = (struct sched_result){
         .user = q->user, .seq = row->seq, .position = sampled_before, .dot = output->dot};
-    if (q->stem && pending(q) == 0) {
+    if (q->stem && q->computed_count == q->tokens_count) {
         ret->kind = SCHED_READY;
         if (q->want & SCHED_WANT_SCORE) {
-            ret->score = s->batch->scores[row->tokens_first + row->tokens_count - 1];
+            ret->score = b->scores[row->tokens_first + row->tokens_count - 1];
             if (s->kv && !isfinite(ret->score))
                 kv_seq_taint(s->kv, q->kv);
         }
         if (q->want & ENGINE_WANT_POOL)
-            ret->vector = s->batch->vectors + (size_t)(row - s->batch->rows) * s->info.vector_size;
+            ret->vector = b->vectors + (size_t)(row - b->rows) * s->info.vector_size;
         seq_move(s, q, SEQ_PAUSED); /* forks of it need its room no more than it does */
         return true;
     }
@@ -761,18 +865,21 @@ static bool row_result(struct sched *s, struct seq *q, const struct engine_row *
     if (s->kv && q->tokens_count < s->info.context_tokens)
         tokens_of(s, q)[q->tokens_count] = output->sampled.token;
     q->tokens_count++;
+    if (s->kv && q->planned_count == q->tokens_count) /* its KV was planned ahead */
+        kv_seq_tell(s->kv, q->kv, output->sampled.token);
     return true;
 }
 
 bool sched_next(struct sched *s, struct sched_result *ret_result)
 {
     while (s->result_count) {
-        const struct engine_row *row = &s->batch->rows[s->result_idx];
-        const struct engine_output *output = &s->batch->outputs[s->result_idx];
+        const struct engine_row *row = &s->results->batch->rows[s->result_idx];
+        const struct engine_output *output = &s->results->batch->outputs[s->result_idx];
+        bool discarded = s->results->discarded[s->result_idx];
         s->result_idx++;
         s->result_count--;
         struct seq *q = &s->seqs[row->seq];
-        if (q->state == SEQ_FREE || q->generation != row->seq_generation)
+        if (discarded || q->state == SEQ_FREE || q->generation != row->seq_generation)
             continue; /* removed while its step was in flight */
         if (row_result(s, q, row, output, ret_result))
             return true;
@@ -782,10 +889,10 @@ bool sched_next(struct sched *s, struct sched_result *ret_result)
 
 uint64_t sched_due_ns(const struct sched *s)
 {
-    if (engine_busy(s->engine, s->config.role))
-        return engine_due_ns(s->engine);
     bool returns = s->room_changed && !TAILQ_EMPTY(&s->returning);
-    return TAILQ_EMPTY(&s->runnable) && !returns ? UINT64_MAX : 0;
+    bool plans = (s->changed || s->steps_count == 0) && !TAILQ_EMPTY(&s->runnable);
+    bool may_post = s->steps_count < s->info.steps_max && !engine_busy(s->engine, s->config.role);
+    return may_post && (returns || plans) ? 0 : engine_due_ns(s->engine);
 }
 
 int sched_fd(const struct sched *s)

@@ -12,6 +12,11 @@
  * removed or paused while a step is in flight has its row of that step discarded (removed) or
  * delivered (paused).
  *
+ * Where the engine takes two steps, the second is planned ahead, as if all went on: a row then goes on from the token
+ * that the first brings. It is in flight in the sense of this header from the first sched_poll() after the first one's
+ * results; until then whoever is removed, paused or forced, or broke, has its row of it discarded, to be computed
+ * again, and gets the tokens that it gets without. The price is that row, and that who is new waits for a step more.
+ *
  * KV pages are reserved for the worst case when a sequence is added (prompt and max_tokens), so a
  * running sequence never lacks one; one that cannot have them is refused with SCHED_E_FULL until
  * others end or pause. Prompts find the KV that the same tenant computed before.
@@ -81,7 +86,8 @@ struct sched_result {
     const float *vector; /* READY, with ENGINE_WANT_POOL; until the next sched_poll(); else NULL */
 };
 
-/* engine is kept until sched_free(), which waits for the step in flight and does not close it. */
+/* engine is kept until sched_free(), which waits for the steps in flight, unless a device broke, and does not close
+ * it. */
 int sched_new(const struct sched_config *config, struct engine *engine, struct sched **ret_sched);
 void sched_free(struct sched *sched);
 
@@ -109,7 +115,7 @@ void sched_remove(struct sched *sched, uint32_t seq);
 void sched_pause(struct sched *sched, uint32_t seq);
 void sched_resume(struct sched *sched, uint32_t seq);
 
-/* Collects the step that is done and posts the next. Returns the rows collected and posted. */
+/* Posts what can be posted and collects the step that is done. Returns the rows collected and posted. */
 uint32_t sched_poll(struct sched *sched, uint64_t now_ns);
 
 /* Next result of the collected step; false: no more. Drain it before the next sched_poll(). */
@@ -124,6 +130,7 @@ int sched_fd(const struct sched *sched);
 struct sched_stats {
     uint64_t steps_count;
     uint64_t rows_count;              /* of all steps */
+    uint64_t rows_discarded_count;    /* of them: planned ahead in vain */
     uint64_t prompt_tokens_count;     /* computed */
     uint64_t cached_tokens_count;     /* of prompts, found in the prefix tree */
     uint64_t parked_count;            /* paused sequences that gave up their room */

@@ -197,13 +197,28 @@ static void give_way(void)
 /* ---- NCCL ------------------------------------------------------------------------------------ */
 
 enum { NCCL_INT8 = 0 }; /* ncclDataType_t */
+#define NCCL_MAGIC 0xcafebeefu
+#define NCCL_VERSION 21400u
 
-static struct nccl { /* the calls that are used, of version 2 */
-    int (*init_all)(void **comms, int count, const int *devices);
+struct
+    nccl_config { /* ncclConfig_t of version 2.14; newer ones take its fields and default the others */
+    size_t bytes;
+    unsigned magic;
+    unsigned version;
+    int blocking;
+};
+
+static struct nccl { /* the calls that are used, of version 2.14 on */
+    int (*id)(struct cuda_comm_id *ret_id);
+    int (*group_start)(void);
+    int (*group_end)(void);
+    int (*init)(void **ret_comm, int count, struct cuda_comm_id id, int rank,
+                struct nccl_config *config);
     int (*all_gather)(const void *from, void *to, size_t count, int type, void *comm,
                       cudaStream_t stream);
     int (*async_error)(void *comm, int *ret_error);
     int (*abort)(void *comm);
+    const char *(*error_text)(int error);
 } nccl;
 
 static bool symbol(void *library, const char *name, void *ret_function)
@@ -213,17 +228,40 @@ static bool symbol(void *library, const char *name, void *ret_function)
     return found != NULL;
 }
 
-static int comms_new(uint32_t count, const int *devices, void **ret_comms)
+static int comm_id(struct cuda_comm_id *ret_id)
 {
     void *library = dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL);
     if (!library)
         return -ENOENT;
-    if (!symbol(library, "ncclCommInitAll", &nccl.init_all) ||
+    if (!symbol(library, "ncclGetUniqueId", &nccl.id) ||
+        !symbol(library, "ncclGroupStart", &nccl.group_start) ||
+        !symbol(library, "ncclGroupEnd", &nccl.group_end) ||
+        !symbol(library, "ncclCommInitRankConfig", &nccl.init) ||
         !symbol(library, "ncclAllGather", &nccl.all_gather) ||
         !symbol(library, "ncclCommGetAsyncError", &nccl.async_error) ||
-        !symbol(library, "ncclCommAbort", &nccl.abort))
+        !symbol(library, "ncclCommAbort", &nccl.abort) ||
+        !symbol(library, "ncclGetErrorString", &nccl.error_text))
         return -ENOENT;
-    return nccl.init_all(ret_comms, (int)count, devices);
+    return nccl.id(ret_id);
+}
+
+static int comms_begin(void)
+{
+    return nccl.group_start();
+}
+
+static int comm_new(void **ret_comm, uint32_t count, const struct cuda_comm_id *id, uint32_t rank)
+{
+    struct nccl_config config = {};
+    config.bytes = sizeof config;
+    config.magic = NCCL_MAGIC;
+    config.version = NCCL_VERSION;
+    return nccl.init(ret_comm, (int)count, *id, (int)rank, &config);
+}
+
+static int comms_end(void)
+{
+    return nccl.group_end();
 }
 
 static int comm_gather(void *comm, const void *from, void *to, uint64_t bytes, void *stream)
@@ -242,6 +280,11 @@ static void comm_abort(void *comm)
     (void)nccl.abort(comm); /* it is given up whatever it says */
 }
 
+static const char *comm_text(int error)
+{
+    return nccl.error_text(error);
+}
+
 /* ---- table ----------------------------------------------------------------------------------- */
 
 extern "C" const struct cuda_api *cuda_api_real(void)
@@ -252,6 +295,7 @@ extern "C" const struct cuda_api *cuda_api_real(void)
         event_free,    event_record, event_wait,    event_query, copy,         fill,
         kernel_shared, launch,       capture_begin, capture_end, capture_free, graph_new,
         graph_free,    graph_upload, graph_launch,  error_text,  time_ns,      give_way,
-        comms_new,     comm_gather,  comm_error,    comm_abort};
+        comm_id,       comms_begin,  comm_new,      comms_end,   comm_gather,  comm_error,
+        comm_abort,    comm_text};
     return &api;
 }

@@ -1,7 +1,8 @@
 /* kernels/cuda/api.h — every call that the CUDA backend makes to the CUDA runtime and to NCCL, as one table.
  *
  * The real table is filled by api.cu; tests fill it with an emulation that runs the same kernels on the
- * host, counts, and fails where it is told to. Results are the library's own numbers: 0 is success.
+ * host, counts, and fails where it is told to. Results are the library's own numbers: 0 is success, and the
+ * others mean one thing for the runtime and another for NCCL.
  *
  * Thread: the runtime's rules; device_set() is of the calling thread. Memory: of the library. */
 #pragma once
@@ -16,6 +17,12 @@ enum cuda_api_error { /* numbers of the runtime that the backend tells apart */
                       CUDA_API_MEMORY = 2,
                       CUDA_API_NO_DEVICE = 100,
                       CUDA_API_NOT_READY = 600
+};
+
+enum { CUDA_API_COMM_BUSY = 7 }; /* NCCL's number of a call that goes on after it has returned */
+
+struct cuda_comm_id { /* by which the ranks of a group find each other */
+    char bytes[128];
 };
 
 struct cuda_launch {
@@ -67,11 +74,17 @@ struct cuda_api {
     uint64_t (*time_ns)(void); /* monotonic */
     void (*give_way)(void);    /* of a thread that waits for the device */
 
-    /* NCCL. comms_new fails with a negative errno when there is no library. */
-    int (*comms_new)(uint32_t count, const int *devices, void **ret_comms);
+    /* NCCL, which never blocks: CUDA_API_COMM_BUSY says that a call goes on, and comm_error() when it is over.
+     * comm_id fails with -ENOENT when there is no library that has all of this. comm_new: of the thread's
+     * device; between comms_begin and comms_end for all ranks of a group. */
+    int (*comm_id)(struct cuda_comm_id *ret_id);
+    int (*comms_begin)(void);
+    int (*comm_new)(void **ret_comm, uint32_t count, const struct cuda_comm_id *id, uint32_t rank);
+    int (*comms_end)(void);
     int (*comm_gather)(void *comm, const void *from, void *to, uint64_t bytes, void *stream);
-    int (*comm_error)(void *comm);  /* what went wrong behind a call that returned */
+    int (*comm_error)(void *comm);  /* also what went wrong behind a call that returned */
     void (*comm_abort)(void *comm); /* never destroy: that can wait for ever */
+    const char *(*comm_text)(int error);
 };
 
 const struct cuda_api *cuda_api_real(void);

@@ -1,9 +1,9 @@
 /* kernels/cuda/attention.cu — causal attention over KV pages, for prompts and single tokens alike.
  *
  * A block takes some neighbouring rows times some query heads of one KV head: at most 64 queries, four to a
- * warp; half as many where heads are large, or a block has too little shared memory for more. It goes through the places of the page table in order; at each place, rows that have the same page
- * there (ops_batch.shared_pages) form a run, and a run's page is read once, into shared memory. A query
- * meets a page in one way, whoever else is there:
+ * warp; half as many where heads are large. It goes through the places of the page table in order; at each
+ * place, rows that have the same page there (ops_batch.shared_pages) form a run, and a run's page is read
+ * once, into shared memory. A query meets a page in one way, whoever else is there:
  *
  *   scores   lane t has token t: sum over j = 0 .. dim-1 of q[j] k[t][j], in order; scale, cap, mask
  *   weights  e^(score - greatest of the page), summed by a butterfly; then in activation type
@@ -12,7 +12,11 @@
  * and joins it to its running state; states of spans of OPS_SPAN_PAGES pages join likewise. So the order of
  * every sum is a function of the position alone.
  *
- * Traffic: each page once a run and block, plus queries and results. */
+ * Traffic: each page once a run and block, plus queries and results. A gang of more queries than a block's
+ * has its shared pages read by several blocks: what a query has summed up (dim + 2 floats) must stay in
+ * registers, and on one multiprocessor there are registers for these only. Such blocks are neighbours of one
+ * KV head and go through the same pages at about the same time, so that the L2 cache can answer all but
+ * the first; stats() counts every one. */
 #include "kernels/cuda/kv.cuh"
 
 #include <math.h>
@@ -339,8 +343,6 @@ void cuda_attention(struct ops_device *d, const struct ops_attention *a)
     c.a = *a;
     c.kv_bytes = d->kv_bytes;
     c.queries_max = WARPS * queries_of_warp(columns_of(dim));
-    if (block_bytes(c.queries_max, dim, element) > d->info.shared_bytes_max)
-        c.queries_max /= 2;
     c.heads_of_block = group < c.queries_max ? group : c.queries_max;
     c.rows_of_block = c.queries_max / c.heads_of_block;
     c.parts = (uint32_t)divided_up(group, c.heads_of_block);

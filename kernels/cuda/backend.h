@@ -8,7 +8,7 @@
 extern "C" {
 #endif
 
-#define CUDA_BACKEND_VERSION 3u /* of this header and of ops.h: changes with either */
+#define CUDA_BACKEND_VERSION 4u /* of this header and of ops.h: changes with either */
 #define CUDA_RANKS_MAX 8u
 #define CUDA_TEXT_BYTES 256u
 

@@ -10,22 +10,45 @@
 
 static char failure[CUDA_TEXT_BYTES];
 static uint32_t failures_count;
-static thread_local int device_of_thread = -1;
+static uint32_t hung;                          /* device_hung() */
+static thread_local int device_of_thread = -1; /* not known */
 static const struct cuda_api *backend_api;
+static uint32_t capability; /* of the first device */
+static struct ops ops;
 struct cuda_options cuda_backend_options;
+
+void backend_name(const char *more)
+{
+    static char name[96];
+    (void)snprintf(name, sizeof name, "cuda sm_%u%s", capability, more); /* fits */
+    ops.name = name;
+}
 
 /* ---- failing --------------------------------------------------------------------------------- */
 
-void device_fail(struct ops_device *d, int result, const char *call, const char *operation,
-                 int error)
+/* why: in the words of whoever failed. */
+static void fail(struct ops_device *d, int result, const char *call, const char *operation,
+                 const char *why)
 {
     if (d->result)
         return;
     d->result = result;
+    if (result == -ETIMEDOUT)
+        shm_store_release_u32(&hung, 1);
     if (shm_fetch_add_full_u32(&failures_count, 1)) /* one is enough, and not torn in two */
         return;
-    (void)snprintf(failure, sizeof failure, "CUDA device %d: %s for %s: %s (%d)", d->number, call,
-                   operation, error ? d->api->error_text(error) : strerror(-result), error);
+    (void)snprintf(failure, sizeof failure, "CUDA device %d: %s for %s: %.150s", d->number, call,
+                   operation, why);
+}
+
+void device_fail(struct ops_device *d, int result, const char *call, const char *operation)
+{
+    fail(d, result, call, operation, strerror(-result));
+}
+
+bool device_hung(void)
+{
+    return shm_load_acquire_u32(&hung);
 }
 
 extern "C" void dynasor_cuda_failure(char text[CUDA_TEXT_BYTES])
@@ -35,21 +58,37 @@ extern "C" void dynasor_cuda_failure(char text[CUDA_TEXT_BYTES])
 
 bool device_did(struct ops_device *d, int error, const char *call, const char *operation)
 {
-    if (error)
-        device_fail(d, error == CUDA_API_MEMORY ? -ENOMEM : -EIO, call, operation, error);
-    return !error;
+    char why[CUDA_TEXT_BYTES];
+    if (!error)
+        return true;
+    (void)snprintf(why, sizeof why, "CUDA error %d, %s", error, d->api->error_text(error));
+    fail(d, error == CUDA_API_MEMORY ? -ENOMEM : -EIO, call, operation, why);
+    return false;
+}
+
+bool device_did_comm(struct ops_device *d, int error, const char *call, const char *operation)
+{
+    char why[CUDA_TEXT_BYTES];
+    if (!error)
+        return true;
+    (void)snprintf(why, sizeof why, "NCCL error %d, %s", error, d->api->comm_text(error));
+    fail(d, -ECOMM, call, operation, why);
+    return false;
+}
+
+static int thread_enter(struct ops_device *d)
+{
+    int error = d->api->device_set(d->number);
+    device_of_thread = error ? -1 : d->number;
+    return error;
 }
 
 bool device_enter(struct ops_device *d)
 {
     if (d->result)
         return false;
-    if (device_of_thread == d->number)
-        return true;
-    if (!device_did(d, d->api->device_set(d->number), "cudaSetDevice", "a thread"))
-        return false;
-    device_of_thread = d->number;
-    return true;
+    return device_of_thread == d->number ||
+           device_did(d, thread_enter(d), "cudaSetDevice", "a thread");
 }
 
 bool device_wait(struct ops_device *d, void *event)
@@ -60,7 +99,7 @@ bool device_wait(struct ops_device *d, void *event)
         if (error != CUDA_API_NOT_READY)
             return device_did(d, error, event ? "cudaEventQuery" : "cudaStreamQuery", "waiting");
         if (d->api->time_ns() - begin > cuda_backend_options.sync_limit_ns) {
-            device_fail(d, -ETIMEDOUT, "waiting", "the device's work", 0);
+            device_fail(d, -ETIMEDOUT, "waiting", "the device's work");
             return false;
         }
         if (d->config.group) { /* a rank that fails lets the others go */
@@ -90,7 +129,7 @@ static uint64_t least(uint64_t a, uint64_t b)
 static bool memory_open(struct ops_device *d)
 {
     const struct ops_config *c = &d->config;
-    uint64_t used = 0, slab = take(&used, c->slab_bytes);
+    uint64_t used = 0, slab = take(&used, c->slab_bytes), slab_end = used;
     uint64_t arrived = take(&used, OPS_STAGE_BYTES), kv_bytes = take(&used, sizeof(uint64_t));
     uint64_t rows = least(c->rows_max, SAMPLE_BLOCKS_MAX);
     uint64_t work = take(&used, rows * c->vocabulary_max * sizeof(float));
@@ -100,6 +139,7 @@ static bool memory_open(struct ops_device *d)
     if (!device_did(d, d->api->memory_new(&memory, used), "cudaMalloc", "the slab"))
         return false;
     d->memory = (uint8_t *)memory;
+    d->stats.own_bytes = used - slab_end;
     d->arrived = d->memory + arrived;
     d->kv_bytes = (uint64_t *)(void *)(d->memory + kv_bytes);
     d->sample_work = (float *)(void *)(d->memory + work);
@@ -127,7 +167,9 @@ static bool parts_open(struct ops_device *d)
 /* What freeing says does not matter: it also repeats errors of earlier work. */
 static void device_close(struct ops_device *d)
 {
-    (void)d->api->device_set(d->number);
+    if (device_hung())
+        return;
+    (void)thread_enter(d);
     graphs_close(d);
     group_close(d);
     cuda_stages_close(d);
@@ -174,7 +216,7 @@ void device_launch(struct ops_device *d, struct cuda_launch *launch, const struc
         return;
     if (shape->x > INT32_MAX || shape->y > UINT16_MAX ||
         shape->shared_bytes > d->info.shared_bytes_max) {
-        device_fail(d, -EINVAL, "a launch too large", launch->name, 0);
+        device_fail(d, -EINVAL, "a launch too large", launch->name);
         return;
     }
     launch->bytes = shape->bytes;
@@ -231,21 +273,24 @@ int cuda_group_new(uint32_t ranks_count, struct ops_group **ret_group)
 
 /* ---- table ----------------------------------------------------------------------------------- */
 
-static struct ops ops;
-
-int cuda_backend_start(void)
+/* The runtime may have fewer devices than the driver: CUDA_VISIBLE_DEVICES. */
+extern "C" int cuda_backend_start(void)
 {
-    static char name[16];
     struct ops_device d = {}; /* to fail with */
     struct cuda_device_info info = {};
     int count = 0;
     d.api = backend_api;
-    d.number = cuda_backend_options.devices[0];
-    if (device_did(&d, d.api->device_count(&count), "cudaGetDeviceCount", "the backend"))
+    bool known = device_did(&d, d.api->device_count(&count), "cudaGetDeviceCount", "the backend");
+    for (uint32_t i = cuda_backend_options.ranks_count; known && i-- > 0;) {
+        d.number = cuda_backend_options.devices[i];
+        if (d.number < 0 || d.number >= count)
+            device_fail(&d, -ENODEV, "cudaGetDeviceCount", "the backend");
+    }
+    if (!d.result) /* d is the first now */
         (void)device_did(&d, d.api->device_info(d.number, &info), "cudaDeviceGetAttribute",
                          "the backend");
-    (void)snprintf(name, sizeof name, "cuda sm_%u", info.capability); /* three digits */
-    ops.name = name;
+    capability = info.capability;
+    backend_name("");
     return d.result;
 }
 

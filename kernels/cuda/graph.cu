@@ -40,7 +40,7 @@ static struct graph_piece *piece_add(struct ops_device *d)
     struct graph *g = d->recording;
     void *more = realloc(g->pieces, (g->pieces_count + 1) * sizeof *g->pieces);
     if (!more) {
-        device_fail(d, -ENOMEM, "no memory", "a graph", 0);
+        device_fail(d, -ENOMEM, "no memory", "a graph");
         return NULL;
     }
     g->pieces = (struct graph_piece *)more;
@@ -71,7 +71,7 @@ static uint64_t room_of(struct ops_device *d)
 bool graph_begin(struct ops_device *d, uint32_t key)
 {
     if (key >= OPS_GRAPHS_MAX || d->graphs[key].pieces)
-        device_fail(d, -EINVAL, "a key out of range or used before", "a graph", 0);
+        device_fail(d, -EINVAL, "a key out of range or used before", "a graph");
     d->room_before = room_of(d);
     d->capturing = piece_begin(d);
     if (d->capturing)

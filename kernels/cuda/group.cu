@@ -10,7 +10,9 @@
  * was computed, and before it is overwritten. An event must be recorded before somebody waits for it, so
  * the ranks' threads meet on the host.
  *
- * A rank that has failed still comes to every meeting: nobody waits for it for ever. */
+ * A rank that has failed still comes to every meeting: nobody waits for it for ever. NCCL is told not to
+ * block, so that its calls, too, are waited for with a limit. A communicator is aborted, never destroyed, and
+ * left alone once a device hangs. */
 #include "kernels/cuda/internal.cuh"
 
 #include <errno.h>
@@ -19,6 +21,8 @@
 #include "shm/atomic.h"
 
 #define GROUP_THREADS 256u
+
+enum exchange { UNDECIDED = 0, BY_COPIES = 1, BY_NCCL = 2, SHARED_DEVICE = 3 /* by copies */ };
 
 struct ops_group {
     const struct cuda_api *api;
@@ -29,8 +33,9 @@ struct ops_group {
     uint64_t shown[CUDA_RANKS_MAX];
     void *ready[CUDA_RANKS_MAX]; /* events: what a rank shows has been computed */
     void *done[CUDA_RANKS_MAX];  /* what the others show has been copied */
-    bool copies;                 /* otherwise NCCL: */
-    void *comms[CUDA_RANKS_MAX]; /* NULL: given up */
+    uint32_t opened;             /* ranks that have begun to open */
+    uint32_t exchange;           /* enum exchange */
+    void *comms[CUDA_RANKS_MAX]; /* NCCL's; NULL: none, or given up */
 };
 
 uint32_t group_ranks(const struct ops_device *d)
@@ -40,11 +45,11 @@ uint32_t group_ranks(const struct ops_device *d)
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
-static bool devices_differ(uint32_t ranks_count)
+static bool devices_differ(const int32_t *devices, uint32_t ranks_count)
 {
     for (uint32_t i = 0; i < ranks_count; i++)
         for (uint32_t j = 0; j < i; j++)
-            if (cuda_backend_options.devices[i] == cuda_backend_options.devices[j])
+            if (devices[i] == devices[j])
                 return false;
     return true;
 }
@@ -58,36 +63,91 @@ int group_make(const struct cuda_api *api, uint32_t ranks_count, struct ops_grou
         return -ENOMEM;
     g->api = api;
     g->ranks_count = ranks_count;
-    g->copies = !devices_differ(ranks_count);
-    if (!g->copies) {
-        int error = api->comms_new(ranks_count, cuda_backend_options.devices, g->comms);
-        if (error && error != -ENOENT) { /* without the library, copies do */
-            free(g);
-            return -EIO;
-        }
-        g->copies = error != 0;
-    }
     *ret_group = g;
     return 0;
 }
 
 void cuda_group_free(struct ops_group *g)
 {
-    for (uint32_t r = 0; r < g->ranks_count; r++)
+    for (uint32_t r = 0; r < g->ranks_count && !device_hung(); r++)
         if (g->comms[r]) /* of a rank that never opened */
             g->api->comm_abort(g->comms[r]);
     free(g);
 }
 
+/* Until a call of NCCL that goes on is over; it has the limit of all work, and ends when another rank fails. */
+static bool comm_settle(struct ops_device *d, void *comm, int error, const char *call)
+{
+    uint64_t begin = d->api->time_ns();
+    while (error == CUDA_API_COMM_BUSY) {
+        if (d->api->time_ns() - begin > cuda_backend_options.sync_limit_ns)
+            device_fail(d, -ETIMEDOUT, call, "the group");
+        else if (shm_load_acquire_u32(&d->config.group->broken))
+            device_fail(d, -EIO, "a failure of another rank", "the group");
+        if (d->result)
+            return false;
+        d->api->give_way();
+        error = d->api->comm_error(comm);
+        if (error && error != CUDA_API_COMM_BUSY)
+            (void)device_did_comm(d, error, "ncclCommGetAsyncError", call);
+    }
+    return device_did_comm(d, error, call, "the group");
+}
+
+static int not_busy(int error)
+{
+    return error == CUDA_API_COMM_BUSY ? 0 : error;
+}
+
+/* One for each rank, from this thread. Returns how ranks will exchange. */
+static enum exchange comms_new(struct ops_device *d, const int32_t *devices)
+{
+    struct ops_group *g = d->config.group;
+    struct cuda_comm_id id;
+    int own = d->number, error = d->api->comm_id(&id);
+    if (error == -ENOENT)
+        return BY_COPIES;
+    if (!device_did_comm(d, error, "ncclGetUniqueId", "the group") ||
+        !device_did_comm(d, d->api->comms_begin(), "ncclGroupStart", "the group"))
+        return BY_NCCL;
+    for (uint32_t r = 0; r < g->ranks_count; r++) {
+        d->number = devices[r]; /* a communicator is of the thread's device */
+        if (device_enter(d))
+            (void)device_did_comm(d,
+                                  not_busy(d->api->comm_new(&g->comms[r], g->ranks_count, &id, r)),
+                                  "ncclCommInitRankConfig", "the group");
+    }
+    d->number = own;
+    (void)device_did_comm(d, not_busy(d->api->comms_end()), "ncclGroupEnd",
+                          "the group"); /* whatever failed */
+    for (uint32_t r = 0; r < g->ranks_count && !d->result; r++)
+        (void)comm_settle(d, g->comms[r], CUDA_API_COMM_BUSY, "ncclCommInitRankConfig");
+    return BY_NCCL;
+}
+
 int group_open(struct ops_device *d)
 {
     struct ops_group *g = d->config.group;
+    const int32_t *devices = cuda_backend_options.devices + d->config.device_first;
     uint32_t rank = d->config.rank;
+    static const char *const words[] = {
+        /* enum exchange */
+        "", ", ranks exchange by copies: no libnccl.so.2 from 2.14 on", ", ranks exchange by NCCL",
+        ", ranks exchange by copies: they share a GPU"};
     if (!g)
         return 0;
-    if (rank >= g->ranks_count)
+    if (rank >= g->ranks_count ||
+        (uint64_t)d->config.device_first + g->ranks_count > cuda_backend_options.ranks_count)
         return -EINVAL;
-    if (device_did(d, d->api->event_new(&g->ready[rank]), "cudaEventCreate", "the group"))
+    if (shm_fetch_add_full_u32(&g->opened, 1) == 0) {
+        enum exchange by = g->ranks_count > 1 && devices_differ(devices, g->ranks_count)
+                               ? comms_new(d, devices)
+                               : SHARED_DEVICE;
+        backend_name(words[by]);
+        shm_store_release_u32(&g->exchange, by);
+    }
+    if (device_enter(d) &&
+        device_did(d, d->api->event_new(&g->ready[rank]), "cudaEventCreate", "the group"))
         (void)device_did(d, d->api->event_new(&g->done[rank]), "cudaEventCreate", "the group");
     return d->result;
 }
@@ -95,7 +155,7 @@ int group_open(struct ops_device *d)
 static void comm_abort(struct ops_device *d)
 {
     struct ops_group *g = d->config.group;
-    if (g->comms[d->config.rank]) {
+    if (g->comms[d->config.rank] && !device_hung()) {
         graphs_close(d);
         d->api->comm_abort(g->comms[d->config.rank]);
     }
@@ -122,10 +182,10 @@ void group_poll(struct ops_device *d)
     if (!g)
         return;
     if (!d->result && g->comms[d->config.rank])
-        (void)device_did(d, d->api->comm_error(g->comms[d->config.rank]), "ncclCommGetAsyncError",
-                         "the group");
+        (void)device_did_comm(d, not_busy(d->api->comm_error(g->comms[d->config.rank])),
+                              "ncclCommGetAsyncError", "the group");
     if (shm_load_acquire_u32(&g->broken) && !d->result)
-        device_fail(d, -EIO, "a failure of another rank", "the group", 0);
+        device_fail(d, -EIO, "a failure of another rank", "the group");
     if (d->result) {
         shm_store_release_u32(&g->broken, 1);
         comm_abort(d);
@@ -134,7 +194,7 @@ void group_poll(struct ops_device *d)
 
 /* ---- exchange -------------------------------------------------------------------------------- */
 
-/* Returns false when somebody did not come. */
+/* Also of a rank that has failed. Returns false when somebody did not come. */
 static bool meet(struct ops_device *d)
 {
     struct ops_group *g = d->config.group;
@@ -147,7 +207,7 @@ static bool meet(struct ops_device *d)
     }
     while (shm_load_acquire_u32(&g->round) == round) {
         if (d->api->time_ns() - begin > cuda_backend_options.sync_limit_ns) {
-            device_fail(d, -ETIMEDOUT, "waiting", "the other ranks", 0);
+            device_fail(d, -ETIMEDOUT, "waiting", "the other ranks");
             return false;
         }
         d->api->give_way();
@@ -181,17 +241,21 @@ void group_exchange(struct ops_device *d, const void *from, uint64_t bytes)
                          "the group");
 }
 
-/* To d->exchange, [ranks, bytes]. */
+/* To d->exchange, [ranks, bytes]. The first rank may still be connecting all. */
 static void exchange(struct ops_device *d, const void *from, uint64_t bytes)
 {
-    if (d->config.group->copies) {
+    struct ops_group *g = d->config.group;
+    uint32_t by;
+    while ((by = shm_load_acquire_u32(&g->exchange)) == UNDECIDED)
+        d->api->give_way(); /* it has a limit there */
+    if (by != BY_NCCL) {
         (d->recording ? graph_cut : group_exchange)(d, from, bytes);
         return;
     }
-    void *comm = d->config.group->comms[d->config.rank];
+    void *comm = g->comms[d->config.rank];
     if (comm && device_enter(d))
-        (void)device_did(d, d->api->comm_gather(comm, from, d->exchange, bytes, d->stream),
-                         "ncclAllGather", "the group");
+        (void)comm_settle(d, comm, d->api->comm_gather(comm, from, d->exchange, bytes, d->stream),
+                          "ncclAllGather");
 }
 
 /* ---- all_reduce ------------------------------------------------------------------------------ */
@@ -260,7 +324,7 @@ void cuda_all_gather(struct ops_device *d, const struct ops_all_gather *a)
     s.from = s.ranks_count > 1 ? (const float *)(const void *)d->exchange : a->in;
     uint32_t rows = s.ranks_count > 1 ? (uint32_t)(EXCHANGE_BYTES / row_bytes) : a->rows_count;
     if (rows == 0 && a->rows_count)
-        device_fail(d, -EINVAL, "columns that are too many", "all_gather", 0);
+        device_fail(d, -EINVAL, "columns that are too many", "all_gather");
     for (uint32_t row = 0; rows && row < a->rows_count; row += rows) {
         uint64_t at = (uint64_t)row * a->columns;
         s.rows_count = a->rows_count - row < rows ? a->rows_count - row : rows;

@@ -50,21 +50,27 @@ extern "C" struct cuda_options cuda_backend_options;
 extern "C" const struct ops *cuda_backend_ops(const struct cuda_api *api);
 /* Whether the runtime takes the driver and has the devices; otherwise -EIO, and dynasor_cuda_failure() says
  * why. Names the backend after the first device. */
-int cuda_backend_start(void);
+extern "C" int cuda_backend_start(void);
 
-/* Keeps the first failure, here and for dynasor_cuda_failure(). call and operation: constant strings. */
-void device_fail(struct ops_device *d, int result, const char *call, const char *operation,
-                 int error);
+/* What the log calls the backend: "cuda sm_90", and more. */
+void backend_name(const char *more);
+
+/* Keeps the first failure, here and for dynasor_cuda_failure(). result says what it is. */
+void device_fail(struct ops_device *d, int result, const char *call, const char *operation);
 /* Makes the device the calling thread's. False: it has failed before, or does now. */
 bool device_enter(struct ops_device *d);
-/* Whether a call went well; otherwise fails. */
+/* Whether a call went well; otherwise fails. Of the runtime, with -ENOMEM or -EIO; of NCCL, with -ECOMM. */
 bool device_did(struct ops_device *d, int error, const char *call, const char *operation);
+bool device_did_comm(struct ops_device *d, int error, const char *call, const char *operation);
+/* Whether any device of the process has been waited for in vain: from then on nothing is given back or
+ * aborted, as each of these calls may wait for it too; the process is about to end. */
+bool device_hung(void);
 /* Waits until event (or, if NULL, all work) is done, at most the limit; then fails. */
 bool device_wait(struct ops_device *d, void *event);
 
 uint32_t group_ranks(const struct ops_device *d);
 int group_make(const struct cuda_api *api, uint32_t ranks_count, struct ops_group **ret_group);
-int group_open(struct ops_device *d);
+int group_open(struct ops_device *d); /* the first rank's connects all */
 void group_close(struct ops_device *d);
 void group_poll(struct ops_device *d);
 /* Of ranks that exchange by copies; from: what this rank shows. Meets the others. */

@@ -20,6 +20,6 @@ static inline bool kv_dim_check(struct ops_device *d, uint32_t dim, const char *
 {
     bool fits = dim >= 8 && dim <= ATTENTION_DIM_MAX && dim % 8 == 0;
     if (!fits)
-        device_fail(d, -EINVAL, "head_dim that is not 8, 16, ... 256", operation, 0);
+        device_fail(d, -EINVAL, "head_dim that is not 8, 16, ... 256", operation);
     return fits;
 }

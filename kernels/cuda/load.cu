@@ -82,6 +82,8 @@ int cuda_stages_open(struct ops_device *d, void **ret_stages)
 /* What freeing says does not matter, as with the device. */
 void cuda_stages_close(struct ops_device *d)
 {
+    if (device_hung())
+        return;
     for (uint32_t i = 0; i < OPS_STAGES; i++) {
         if (d->stage_events[i])
             (void)d->api->event_free(d->stage_events[i]);

@@ -18,6 +18,7 @@ enum dynasor_cuda_status {
     DYNASOR_CUDA_E_MEMORY = 3,    /* the device has no memory left for the test */
     DYNASOR_CUDA_E_DEVICE = 4,    /* any other CUDA error: do not use this device */
     DYNASOR_CUDA_E_WRONG = 5,     /* the device ran and gave a wrong result */
+    DYNASOR_CUDA_E_NO_LIBRARY = 6 /* no cuBLASLt to compare with */
 };
 
 enum { DYNASOR_CUDA_NAME_BYTES = 256 };
@@ -45,6 +46,16 @@ __attribute__((visibility("default"))) int dynasor_cuda_selftest(uint32_t device
 __attribute__((visibility("default"))) int dynasor_cuda_measure(uint32_t device_idx,
                                                                 double *ret_bytes_per_s,
                                                                 double *ret_operations_per_s);
+
+/* Seconds that cuBLASLt takes for y = x w^T at [rows, k] and [n, k], bf16 into float32, by the fastest of the
+ * algorithms that it proposes. */
+__attribute__((visibility("default"))) int dynasor_cuda_measure_library(uint32_t device_idx,
+                                                                        uint32_t rows, uint32_t n,
+                                                                        uint32_t k,
+                                                                        double *ret_seconds);
+
+/* Of an error of the runtime, for files of this folder. */
+int cuda_status_of(int error);
 
 /* A constant string for a status. */
 __attribute__((visibility("default"))) const char *dynasor_cuda_status_text(int status);

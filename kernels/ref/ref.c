@@ -14,7 +14,7 @@ struct ops_device {
     struct ops_stats stats;
 };
 
-#define ROW_MAX 262144u
+#define ROW_MAX 524288u
 
 /* ---- numbers --------------------------------------------------------------------------------- */
 

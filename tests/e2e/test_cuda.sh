@@ -1,5 +1,5 @@
 #!/bin/bash
-# timeout: 300
+# timeout: 420
 # The daemon and GPUs. Without a driver: the CPU is taken and the log says why, or with [engine] backend = cuda the
 # start is refused. Over the emulated device (tests/gpu/emulate): the same tokens as on the CPU, on one rank and on
 # two; too little memory is refused before weights are read; a GPU that fails ends the daemon with 74 and words.
@@ -25,8 +25,8 @@ ended() { # status, words
     [ $status = "$1" ] || fail "the daemon ended with $status, not $1"
     says "$2"
 }
-tokens() {
-    "$build/examples/stream" --socket "$socket" --seed 42 --max-tokens 10 --programs 2 "the heart of the" 2>&1 |
+tokens() { # of each of two programs
+    "$build/examples/stream" --socket "$socket" --seed 42 --max-tokens "${1:-10}" --programs 2 "the heart of the" 2>&1 |
         awk '/ position / { n = $2; sub(/^.*: */, ""); t[n] = t[n] " " $0 } END { print t[1]; print t[2] }'
 }
 
@@ -81,8 +81,26 @@ done
 diff "$work/wanted.scored.rounded" "$work/scored.rounded" >"$work/diff.log" || fail "the best of two differs from the CPU's"
 echo "a reward model on a device of its own"
 
+daemon "$emulated" --set engine.replicas=2 || fail "no start of 2 replicas"
+says 'engine 0: GPU 0 (Fake 0, compute capability 8.0), GPU 1 (Fake 1, compute capability 8.0)'
+grep -q 'engine 0: memory of GPU 0: policy: ' "$work/daemon.log" &&
+    grep -q 'engine 1: memory of GPU 1: policy: ' "$work/daemon.log" || fail "the log does not say which replica is where"
+tokens 4 >"$work/got"
+cut -d' ' -f1-5 "$work/wanted" | diff - "$work/got" >"$work/diff.log" || fail "tokens differ from the CPU's, 2 replicas"
+daemon_stop
+EMULATED_DEVICES=5 EMULATED_NCCL=1 daemon "$emulated" --set engine.device=1 --set engine.replicas=2 --set engine.ranks=2 ||
+    fail "no start of 2 replicas of 2 ranks"
+says 'engine 1: memory of each of GPUs 3 to 4: policy: '
+tokens 2 >"$work/got"
+cut -d' ' -f1-3 "$work/wanted" | diff - "$work/got" >"$work/diff.log" || fail "tokens differ from the CPU's, 2 replicas of 2 ranks"
+daemon_stop
+[ "$(find "$work/locks" -type f | wc -l)" = 5 ] || fail "not a lock for each GPU"
+echo "replicas on devices of their own, with a group each"
+
 daemon "$emulated" --set engine.backend=cuda --set engine.ranks=4 && fail "4 ranks on 2 devices"
 ended 71 '[engine] ranks: GPU 2: there are GPUs 0 to 1'
+daemon "$emulated" --set engine.backend=cuda --set engine.replicas=3 && fail "3 replicas on 2 devices"
+ended 71 '[engine] replicas: GPU 2: there are GPUs 0 to 1'
 daemon "$emulated" --reward "$work/reward" --set engine.reward_device=2 && fail "a reward model on GPU 2 of 2"
 ended 71 '[engine] reward_device: GPU 2: there are GPUs 0 to 1'
 daemon "$emulated" --set engine.device=7 && fail "GPU 7 of 2, though auto"
@@ -101,3 +119,24 @@ client=$!
 ended 74 'CUDA device 0:'
 kill $client 2>/dev/null # it waits for the next daemon
 echo "a GPU that fails ends the daemon with 74"
+
+# At any call of the start, for good or without an end; what hangs is not waited for when it is given up.
+start() {
+    daemon "$emulated" --set engine.backend=cuda --set engine.ranks=2 --set engine.replicas=2
+}
+export EMULATED_DEVICES=4 EMULATED_NCCL=1
+call=12 starts=0
+while [ $starts -lt 8 ]; do
+    EMULATED_FAIL_CALL=$call start && fail "it starts, though call $call failed"
+    ended 74 'CUDA device '
+    call=$((call + 9 + call / 2)) starts=$((starts + 1))
+done
+for call in 40 300; do
+    EMULATED_HANG_CALL=$call start && fail "it starts, though the devices hang from call $call on"
+    ended 74 'CUDA device '
+done
+unset EMULATED_DEVICES EMULATED_NCCL
+EMULATED_FAIL_CALL=350 daemon "$emulated" --set engine.backend=cuda --set engine.batch_rows_max=1 --set engine.replicas=2 &&
+    fail "it starts, though the second replica failed"
+ended 74 'error: replica 1: '
+echo "a GPU that fails or hangs while the daemon starts ends it with 74"

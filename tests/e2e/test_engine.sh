@@ -99,6 +99,33 @@ for ranks in 1 2; do
 done
 echo "the daemon's tokens are dynasor-generate's, alone and in a crowd"
 
+# Two engines with the same model: which one a program is on does not show. A vote on each, and on one.
+vote() {
+    {
+        for n in 1 2 3; do
+            "$build/examples/reason" --socket "$socket" --seed $n --max-tokens 12 --set cap=3 sc "$prompt" &
+        done
+        wait
+    } | sort
+}
+daemon_start --policy "$work/model" || fail "the daemon does not start"
+vote >"$work/wanted.votes"
+daemon_stop
+grep -q . "$work/wanted.votes" || fail "nobody votes"
+daemon_start --policy "$work/model" --set engine.replicas=2 --set engine.threads=2 ||
+    fail "the daemon does not start with 2 replicas"
+for engine in 0 1; do
+    grep -q "engine $engine: policy: LlamaForCausalLM" "$work/daemon.log" || fail "the log does not name engine $engine"
+done
+before=$(allocated)
+stream $programs 42 >"$work/crowd"
+vote >"$work/votes"
+[ "$(allocated)" = "$before" ] || fail "$(($(allocated) - before)) allocations while serving"
+diff "$work/wanted" "$work/crowd" >"$work/diff.log" || fail "tokens differ on 2 replicas"
+diff "$work/wanted.votes" "$work/votes" >"$work/diff.log" || fail "votes differ on 2 replicas"
+daemon_stop
+echo "two replicas write what one writes"
+
 # One token's embedding is NaN: programs with it in their prompt end NUMERIC, the others write what they
 # write without. The token is one that none of them writes. The folder is one of links, like a download cache.
 spoil() { # file token
@@ -183,6 +210,11 @@ refused "$work/model: " 'cannot be split over 4 ranks' -- --policy "$work/model"
     --set engine.threads=4
 refused '[engine] threads = 1: accepted 4 to 1024 with [engine] ranks = 4' -- --policy "$work/model" \
     --set engine.ranks=4 --set engine.threads=1
+refused '[engine] threads = 1: accepted 2 to 1024 with [engine] ranks = 1 and replicas = 2' -- --policy "$work/model" \
+    --set engine.replicas=2 --set engine.threads=1
+refused '[engine] replicas = 9: accepted 1 to 8 replicas' -- --policy "$work/model" --set engine.replicas=9
+refused '[engine] replicas = 8: accepted 1 to 4 with ranks = 2' -- --policy "$work/model" --set engine.replicas=8 \
+    --set engine.ranks=2
 # A reward model reads the policy's tokens: it must have them all, and mean the same by each.
 demo_reward "$work/other-tokens" || fail "no reward model"
 sed -i 's/"0":15,"1":16/"1":15,"0":16/' "$work/other-tokens/tokenizer.json"

@@ -1,22 +1,23 @@
 #!/bin/bash
 # timeout: 120
 # One program of every algorithm through the client library, on a random model with a random reward model:
-# its tokens, answer and costs must be the stored ones (tests/golden/e2e-programs.txt; `test_programs.sh
-# --write` writes them). Rounding differs between instruction sets, so there is a block for each; where there
-# is none for this machine the second run must equal the first. In between a threshold is changed with
-# dynasorctl: the next program decides by it, and by the old one when it is set back.
+# its tokens, answer and costs must be the stored ones of this machine's instruction set (tests/golden/e2e-programs.txt;
+# lib_golden.sh). In between a threshold is changed with dynasorctl: the next program decides by it, and by the
+# old one when it is set back.
+#   test_programs.sh [--write | --level LEVEL]
 
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 . tests/e2e/lib_daemon.sh
 . tests/e2e/lib_model.sh
-golden=tests/golden/e2e-programs.txt
+. tests/e2e/lib_golden.sh
 
 control() { "$build/bin/dynasorctl" --socket "$control" "$@"; }
 reason() {
     timeout 60 "$build/examples/reason" --socket "$socket" --max-tokens 48 "$@" "Count the ways in which 3 + 4 = 7."
 }
-start() { daemon_start --policy "$work/policy" --reward "$work/reward" "$@"; }
+start() { daemon_start --policy "$work/policy" --reward "$work/reward" --set engine.cpu_level="$golden_level" "$@"; }
+golden_arguments "$@"
 
 demo_model "$work/policy" && demo_reward "$work/reward" || fail "no models"
 mkdir "$work/profiles"
@@ -38,21 +39,12 @@ programs() {
     echo "== guided"
     reason --tokens --set guided=2 --profile cot-crazy --max-tokens 160 cot || fail "cot, guided"
 }
-programs >"$work/first"
+golden_check tests/golden/e2e-programs.txt programs
 for word in single sc best_of_n cot rebase mcts beam sc_cot guided; do
-    grep -qx "== $word" "$work/first" || fail "no $word"
+    grep -qx "== $word" "$work/results" || fail "no $word"
 done
-[ "$(grep -c '^verdict' "$work/first")" = 9 ] || fail "results are missing"
-level=$(sed -n 's/.*backend cpu \([a-z0-9]*\), bf16.*/\1/p' "$work/daemon.log")
-[ -n "$level" ] || fail "the log names no instruction set"
-if [ "${1:-}" = --write ]; then
-    { [ ! -f $golden ] || awk -v l="## $level" '/^## /{ skip = $0 == l } !skip' $golden; } >"$work/others"
-    { cat "$work/others"; echo "## $level"; cat "$work/first"; } >$golden
-fi
-awk -v l="## $level" '/^## /{ on = $0 == l; next } on' $golden >"$work/wanted"
-[ -s "$work/wanted" ] || programs >"$work/wanted"
-diff "$work/wanted" "$work/first" >"$work/diff.log" || fail "results differ from the stored ones ($level)"
-echo "eight algorithms gave the stored tokens, answers and costs ($level)"
+[ "$(grep -c '^verdict' "$work/results")" = 9 ] || fail "results are missing"
+echo "eight algorithms gave the stored tokens, answers and costs ($golden_level)"
 
 # Thresholds. With this seed two of the first five answers agree: a threshold of 0 stops SC there.
 few() { reason --set cap=8 --answer number --max-tokens 12 --seed 4 "$@" sc; }

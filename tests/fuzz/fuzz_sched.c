@@ -5,7 +5,7 @@
  * The model keeps the queue, so it knows each row of each step: exactly those results must come whose
  * sequence still lives, in order, at the next position.
  *
- * Programs: submit, end, free, consume and poll in any order. Tokens come without a gap; a paused
+ * Programs: with steps planned ahead or without; submit, end, free, consume and poll in any order. Tokens come without a gap; a paused
  * program decodes nothing; buffers never overflow; news name exactly those that have some; active and
  * paused are counted exactly.
  *
@@ -472,6 +472,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct engine_config config = {.simulate = true,
                                    .sim_step_ns = 10,
                                    .sim_prefill_ns_per_token = 1,
+                                   .steps_max = (half & 3) == 3 ? 2 : 1,
                                    .rows_max = r.rows_max,
                                    .tokens_max = TOKENS_MAX};
     struct sched_config sched_config = {.seqs_max = r.places,

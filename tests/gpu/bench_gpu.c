@@ -8,7 +8,9 @@
  * theirs is printed as `ratio NAME VALUE`, or why it is not.
  *
  * Exits 0, 1 if a bar is short, 77 without a GPU. Each number is the median of STEPS steps after WARM. What a
- * decoding step must move: every weight but the embedding once, and the KV pages that attention counts. */
+ * decoding step must move: every weight but the embedding once, and every KV page that some row attends to
+ * once, however often it is read. What determinism costs: our products beside the fastest that cuBLASLt has for
+ * the same shape, in the same run. */
 #include <inttypes.h>
 #include <poll.h>
 #include <stdio.h>
@@ -35,6 +37,7 @@ struct bench {
     uint32_t vocabulary;
     double weights; /* that a token is multiplied with, the output matrix apart */
     double head;
+    double kv_page_bytes; /* of all layers */
     double bytes_per_s, operations_per_s;
     const char *peer; /* path; NULL: none */
     uint32_t turn;
@@ -138,10 +141,13 @@ static void ratio(const struct bench *s, const char *name, double tokens_per_s)
 static void decode(struct bench *s, const char *name, const struct load *l, double limit)
 {
     char of_bar[64];
-    double kv_bytes, seconds = measure(s, l, &kv_bytes);
+    double kv_read, seconds = measure(s, l, &kv_read);
+    uint32_t pages = l->position / OPS_PAGE_TOKENS + 1 - l->shared_pages; /* of a row */
+    double kv_bytes = s->kv_page_bytes * (l->shared_pages + l->rows_count * pages);
     double bytes = 2 * (s->weights + s->head) + kv_bytes;
-    printf("%s: %u rows, %.2f ms a step, %.0f tokens/s, %.2f GB of KV\n", name, l->rows_count,
-           seconds * 1e3, l->rows_count / seconds, kv_bytes / 1e9);
+    printf("%s: %u rows, %.2f ms a step, %.0f tokens/s, %.2f GB of KV, read %.2f times\n", name,
+           l->rows_count, seconds * 1e3, l->rows_count / seconds, kv_bytes / 1e9,
+           kv_read / kv_bytes);
     (void)snprintf(of_bar, sizeof of_bar, "%s_bandwidth", name); /* fits */
     bar(s, of_bar, bytes / seconds / s->bytes_per_s, limit);
     ratio(s, name, l->rows_count / seconds);
@@ -168,6 +174,93 @@ static void eager(struct bench *s)
     engine_model_pad(s->engine, true);
 }
 
+/* ---- what determinism costs ------------------------------------------------------------------- */
+
+struct products { /* a device of their own, before the model takes its memory */
+    const struct ops *ops;
+    struct ops_device *device;
+    uint8_t *slab;
+};
+
+/* Any values but zeros: those draw less power. */
+static void products_open(struct products *p, uint64_t bytes)
+{
+    enum { PIECE = 4 << 20 };
+    uint16_t *piece = malloc(PIECE);
+    struct ops_config config = {.slab_bytes = bytes,
+                                .activation = OPS_BF16,
+                                .rows_max = PREFILL,
+                                .vocabulary_max = 1,
+                                .k_max = 1u << 16};
+    p->ops = gpu_ops(1);
+    CHECK(piece && p->ops->open(&config, &p->device) == 0, "no memory for products");
+    p->slab = p->ops->slab(p->device);
+    for (uint32_t i = 0; i < PIECE / sizeof *piece; i++)
+        piece[i] = 0x3c3c; /* as the library's */
+    for (uint64_t at = 0; at + PIECE <= bytes; at += PIECE)
+        p->ops->copy_in(p->device, p->slab + at, piece, PIECE);
+    free(piece);
+}
+
+/* Seconds of ours: the least of some runs, as the library's. */
+static double product_seconds(const struct products *p, uint32_t rows, uint32_t n, uint32_t k)
+{
+    enum { RUNS = 5, REPEATS = 10 };
+    uint64_t w_bytes = p->ops->matrix_bytes(OPS_BF16, n, k), x_bytes = 2ull * rows * k;
+    uint64_t at_x = (w_bytes + 255) / 256 * 256, at_y = at_x + (x_bytes + 255) / 256 * 256;
+    struct ops_gemm a = {.y = (float *)(void *)(p->slab + at_y),
+                         .x = p->slab + at_x,
+                         .w = {.data = p->slab, .n = n, .k = k},
+                         .rows_count = rows};
+    double least = 1e9;
+    for (uint32_t run = 0; run < RUNS; run++) {
+        CHECK(p->ops->sync(p->device) == 0, "the device broke");
+        uint64_t begin = now_ns();
+        for (uint32_t i = 0; i < REPEATS; i++)
+            p->ops->gemm(p->device, &a);
+        CHECK(p->ops->sync(p->device) == 0, "the device broke");
+        double seconds = (double)(now_ns() - begin) / 1e9 / REPEATS;
+        least = seconds < least ? seconds : least;
+    }
+    return least;
+}
+
+static void determinism(const struct arch *a)
+{
+    static const uint32_t rows[] = {1, 8, ROWS_MAX, PREFILL};
+    uint32_t heads = a->heads * a->head_dim, both = 2 * a->kv_heads * a->head_dim;
+    const struct {
+        uint32_t n, k, count; /* of a step */
+    } shapes[] = {{heads + both, a->hidden, a->layers},
+                  {a->hidden, heads, a->layers},
+                  {2 * a->inner, a->hidden, a->layers},
+                  {a->hidden, a->inner, a->layers},
+                  {a->vocabulary, a->hidden, 1}};
+    struct products p;
+    products_open(&p, 4ull * a->vocabulary * (a->hidden + PREFILL) + (64u << 20));
+    for (uint32_t i = 0; i < COUNT_OF(rows); i++) {
+        double ours = 0, theirs = 0;
+        const char *why = NULL;
+        for (uint32_t j = 0; j < COUNT_OF(shapes) && !why; j++) {
+            double own = product_seconds(&p, rows[i], shapes[j].n, shapes[j].k), its = 0;
+            why = gpu_measure_library(rows[i], shapes[j].n, shapes[j].k, &its);
+            if (!why)
+                printf("product %u x %u x %u: %.1f us, cuBLASLt %.1f us\n", rows[i], shapes[j].n,
+                       shapes[j].k, own * 1e6, its * 1e6);
+            ours += shapes[j].count * own;
+            theirs += shapes[j].count * its;
+        }
+        if (why)
+            printf("determinism rows %u: products of a step %.2f ms; not compared: %s\n", rows[i],
+                   ours * 1e3, why);
+        else
+            printf("determinism rows %u: products of a step %.2f ms, by cuBLASLt's fastest %.2f "
+                   "ms: it costs %.2f ms, %.2f times\n",
+                   rows[i], ours * 1e3, theirs * 1e3, (ours - theirs) * 1e3, ours / theirs);
+    }
+    p.ops->close(p.device);
+}
+
 static void model_open(struct bench *s, const char *directory)
 {
     char message[ENGINE_MESSAGE_BYTES] = "";
@@ -181,6 +274,7 @@ static void model_open(struct bench *s, const char *directory)
                                    .kv_bytes = KV_BYTES,
                                    .dot_layer = -1};
     CHECK(arch_read(directory, &arch, message) == 0, "%s", message);
+    determinism(&arch);
     CHECK(engine_model_open_on(&config, gpu_ops(1), message, &s->engine) == 0, "%s", message);
     CHECK(engine_batch_new(s->engine, &s->batch) == 0, "no memory");
     engine_info(s->engine, ENGINE_POLICY, &info);
@@ -189,6 +283,7 @@ static void model_open(struct bench *s, const char *directory)
     double attention = (double)(2 * arch.heads + 2 * arch.kv_heads) * arch.head_dim;
     s->weights = (double)arch.layers * arch.hidden * (attention + 3.0 * arch.inner);
     s->head = (double)arch.vocabulary * arch.hidden;
+    s->kv_page_bytes = 2.0 * 2 * OPS_PAGE_TOKENS * arch.head_dim * arch.kv_heads * arch.layers;
 }
 
 int main(int argc, char **argv)

@@ -25,7 +25,7 @@ cat >"$to/run" <<'RUN'
 cd "$(dirname "$0")" || exit 1
 export DYN_BUILD=$PWD LD_LIBRARY_PATH=$PWD/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 passed=0 failed=0 skipped=0
-for name in probe sample ops shapes graphs golden; do
+for name in probe sample ops shapes wide graphs ahead golden; do
     wanted=$([ $# -gt 0 ] || echo yes)
     for part in "$@"; do case test_$name in *"$part"*) wanted=yes ;; esac; done
     [ -n "$wanted" ] || continue

@@ -1,5 +1,6 @@
 /* tests/gpu/test_golden.c: the engine on a GPU. Every golden model against PyTorch as tests/unit/test_golden_models.c
- * holds the CPU to it; one of them on two ranks that share the GPU; and the shipped model, greedy in float32,
+ * holds the CPU to it; one of them on two ranks that share the GPU, and on two GPUs where there are so many;
+ * and the shipped model, greedy in float32,
  * writes the tokens that it writes on the CPU. */
 /* serial */
 /* timeout: 600 */
@@ -51,6 +52,18 @@ static void two_ranks_on_a_gpu_agree_with_the_reference(void **state)
     golden_free(&g);
 }
 
+static void two_ranks_on_two_gpus_agree_with_the_reference(void **state)
+{
+    const struct ops *kept = gpu;
+    gpu = gpu_ops_apart(2);
+    if (!gpu) {
+        gpu = kept;
+        skip(); /* there is one GPU */
+    }
+    two_ranks_on_a_gpu_agree_with_the_reference(state);
+    gpu = gpu_ops(2);
+}
+
 /* Of one prompt of any tokens; tokens: the prompt, then room for what is written. */
 static void write_greedily(struct rig *r, uint32_t *tokens)
 {
@@ -91,6 +104,7 @@ int main(void)
         cmocka_unit_test(models_agree_with_the_reference_in_float32),
         cmocka_unit_test(models_agree_with_the_reference_in_bf16),
         cmocka_unit_test(two_ranks_on_a_gpu_agree_with_the_reference),
+        cmocka_unit_test(two_ranks_on_two_gpus_agree_with_the_reference),
         cmocka_unit_test(shipped_model_writes_the_cpus_tokens),
     };
     gpu = gpu_ops(2);

@@ -1,6 +1,6 @@
 /* tests/gpu/test_probe.c: libdynasor-cuda.so loads, names the devices and each computes correctly.
  *
- * Skipped (77) where the library was not built or no device is there. The refusals are checked
+ * Skipped (77) where no device is there; a library that does not load fails. The refusals are checked
  * everywhere the library loads: they are what a machine without a GPU runs. */
 /* serial */
 #include "kernels/cuda/probe.h"
@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 struct probe {
     int (*device_count)(uint32_t *ret_count);
@@ -48,8 +49,11 @@ static void probe_open(struct probe *probe)
 
     (void)snprintf(path, sizeof(path), "%s/lib/libdynasor-cuda.so", build ? build : "build");
     library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    const char *why = library ? "" : dlerror();
+    if (!library && (access(path, F_OK) == 0 || dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL)))
+        finish(1, "the CUDA library does not load: %s", why);
     if (!library)
-        finish(77, "no CUDA library: %s", dlerror());
+        finish(77, "no GPU, and no CUDA library");
     probe_symbol(library, "dynasor_cuda_device_count", &probe->device_count);
     probe_symbol(library, "dynasor_cuda_device_read", &probe->device_read);
     probe_symbol(library, "dynasor_cuda_selftest", &probe->selftest);

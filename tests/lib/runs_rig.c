@@ -8,8 +8,8 @@
 
 /* ---- the engine ----------------------------------------------------------------------------------------- */
 
-/* Of exactly so many pages. */
-static void open_engine(struct rig *r, const struct sizes *sizes)
+/* Of exactly so many pages, each. */
+static void open_engines(struct rig *r, const struct sizes *sizes)
 {
     char message[ENGINE_MESSAGE_BYTES] = "";
     struct engine_info info;
@@ -20,6 +20,7 @@ static void open_engine(struct rig *r, const struct sizes *sizes)
                                    .tokens_max = sizes->tokens_max,
                                    .context_tokens = CONTEXT,
                                    .kv_bytes = 1u << 22,
+                                   .steps_max = (uint32_t)check_number("STEPS_MAX", 0),
                                    .dot_layer = -1};
     for (uint32_t m = 0; m < ENGINE_ROLE_COUNT; m++)
         config.directory[m] = r->folder[m];
@@ -27,7 +28,42 @@ static void open_engine(struct rig *r, const struct sizes *sizes)
     engine_info(r->engine, ENGINE_POLICY, &info);
     config.kv_bytes = config.kv_bytes / info.kv_pages * sizes->pages;
     engine_close(r->engine);
+    config.replicas_count = config.threads_count = sizes->replicas ? sizes->replicas : 1;
     CHECK(engine_open(&config, message, &r->engine) == 0, "%s", message);
+    CHECK(sizes->replicas <= 1 + RIG_OTHERS_MAX, "%u replicas", sizes->replicas);
+    config.first = r->engine;
+    config.directory[ENGINE_EMBED] = NULL;
+    for (config.replica = 1; config.replica < sizes->replicas; config.replica++)
+        CHECK(engine_open(&config, message, &r->other_engines[config.replica - 1]) == 0, "%s",
+              message);
+}
+
+static int open_sched(const struct rig *r, const struct sizes *sizes, enum engine_role role,
+                      struct engine *engine, struct sched **ret_sched)
+{
+    return sched_new(
+        &(struct sched_config){.role = role,
+                               .seqs_max = BRANCHES_MAX + RUNS_MAX +
+                                           (r->folder[ENGINE_EMBED] ? ENGINE_POOL_SLOTS_MAX : 0),
+                               .alive_max = sizes->alive_max,
+                               .groups_max = RUNS_MAX,
+                               .rows_max = sizes->rows_max,
+                               .tokens_max = sizes->tokens_max,
+                               .poison = true},
+        engine, ret_sched);
+}
+
+static int open_scheds(struct rig *r, const struct sizes *sizes)
+{
+    int result = open_sched(r, sizes, ENGINE_POLICY, r->engine, &r->sched[0]);
+    result = result ? result : open_sched(r, sizes, ENGINE_REWARD, r->engine, &r->sched[1]);
+    for (uint32_t i = 0; i < RIG_OTHERS_MAX && r->other_engines[i] && !result; i++) {
+        struct engine *engine = r->other_engines[i];
+        result = open_sched(r, sizes, ENGINE_POLICY, engine, &r->others[i].policy);
+        result =
+            result ? result : open_sched(r, sizes, ENGINE_REWARD, engine, &r->others[i].reward);
+    }
+    return result;
 }
 
 void rig_open(struct rig *r, char *const folder[ENGINE_ROLE_COUNT], const struct sizes *sizes)
@@ -35,19 +71,8 @@ void rig_open(struct rig *r, char *const folder[ENGINE_ROLE_COUNT], const struct
     static const char probe[] = "so: \\boxed{";
     *r = (struct rig){.texts.probe_count = sizeof probe - 1};
     memcpy(r->folder, folder, sizeof r->folder);
-    open_engine(r, sizes);
-    int result = 0;
-    for (uint32_t m = 0; m < 2 && result == 0; m++)
-        result = sched_new(
-            &(struct sched_config){.role = m ? ENGINE_REWARD : ENGINE_POLICY,
-                                   .seqs_max = BRANCHES_MAX + RUNS_MAX +
-                                               (folder[ENGINE_EMBED] ? ENGINE_POOL_SLOTS_MAX : 0),
-                                   .alive_max = sizes->alive_max,
-                                   .groups_max = RUNS_MAX,
-                                   .rows_max = sizes->rows_max,
-                                   .tokens_max = sizes->tokens_max,
-                                   .poison = true},
-            r->engine, &r->sched[m]);
+    open_engines(r, sizes);
+    int result = open_scheds(r, sizes);
     if (result == 0 && folder[ENGINE_EMBED])
         result = embed_new(&(struct embed_config){.texts_max = sizes->texts_max,
                                                   .rows_max = sizes->rows_max,
@@ -56,28 +81,42 @@ void rig_open(struct rig *r, char *const folder[ENGINE_ROLE_COUNT], const struct
     for (uint32_t i = 0; i < sizeof probe - 1; i++)
         r->texts.probe[i] = (uint8_t)probe[i];
     if (result == 0)
-        result = runs_new(&(struct runs_config){.runs_max = RUNS_MAX,
-                                                .branches_max = BRANCHES_MAX,
-                                                .context_tokens = CONTEXT,
-                                                .policy = r->sched[0],
-                                                .reward = r->sched[1],
-                                                .embed = r->embed,
-                                                .texts = &r->texts},
-                          &r->runs);
+        result = runs_new(
+            &(struct runs_config){.runs_max = RUNS_MAX,
+                                  .branches_max = BRANCHES_MAX,
+                                  .context_tokens = CONTEXT,
+                                  .policy = r->sched[0],
+                                  .reward = r->sched[1],
+                                  .others = r->others,
+                                  .others_count = sizes->replicas ? sizes->replicas - 1 : 0,
+                                  .embed = r->embed,
+                                  .texts = &r->texts},
+            &r->runs);
     CHECK(result == 0, "%s", strerror(-result));
+}
+
+static void close_sched(struct sched *sched)
+{
+    struct sched_stats stats;
+    sched_stats(sched, &stats);
+    CHECK(stats.kv_pages_used + stats.kv_pages_reserved == 0, "%u pages are in use",
+          stats.kv_pages_used + stats.kv_pages_reserved);
+    sched_free(sched);
 }
 
 void rig_close(struct rig *r)
 {
     runs_free(r->runs);
     embed_free(r->embed);
-    for (uint32_t m = 0; m < 2; m++) {
-        struct sched_stats stats;
-        sched_stats(r->sched[m], &stats);
-        CHECK(stats.kv_pages_used + stats.kv_pages_reserved == 0, "%u pages are in use",
-              stats.kv_pages_used + stats.kv_pages_reserved);
-        sched_free(r->sched[m]);
+    for (uint32_t i = RIG_OTHERS_MAX; i-- > 0;) {
+        if (!r->other_engines[i])
+            continue;
+        close_sched(r->others[i].policy);
+        close_sched(r->others[i].reward);
+        engine_close(r->other_engines[i]);
     }
+    close_sched(r->sched[0]);
+    close_sched(r->sched[1]);
     engine_close(r->engine);
     for (uint32_t m = 0; m < ENGINE_ROLE_COUNT; m++)
         if (r->folder[m])
@@ -218,9 +257,11 @@ bool jobs_turn(struct rig *r, struct job *jobs, uint32_t *ret_done)
     if (work || runs_due_ns(r->runs) == 0)
         return true;
     int fds[RUNS_FDS];
+    struct pollfd polled[RUNS_FDS];
     runs_fds(r->runs, fds);
-    struct pollfd fd = {.fd = fds[0], .events = POLLIN};
-    return poll(&fd, 1, 5000) == 1;
+    for (uint32_t i = 0; i < RUNS_FDS; i++)
+        polled[i] = (struct pollfd){.fd = fds[i], .events = POLLIN}; /* not one below 0 */
+    return poll(polled, RUNS_FDS, 5000) > 0;
 }
 
 void jobs_run(struct rig *r, struct job *jobs, uint32_t count)

@@ -24,12 +24,17 @@ struct sizes {
     uint32_t tokens_max;
     uint32_t
         texts_max; /* of the encoder, where there is one; tokens_max is then more than any text */
+    uint32_t replicas; /* 0: one */
 };
+
+#define RIG_OTHERS_MAX 3u
 
 struct rig {
     char *folder[ENGINE_ROLE_COUNT];
-    struct engine *engine;
+    struct engine *engine; /* of the first replica, like the next */
     struct sched *sched[2];
+    struct engine *other_engines[RIG_OTHERS_MAX];
+    struct runs_replica others[RIG_OTHERS_MAX];
     struct embed *embed;
     struct runs *runs;
     struct run_texts texts;

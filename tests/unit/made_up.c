@@ -58,15 +58,15 @@ bool sched_fits(const struct sched *s, uint64_t tokens)
 static int seq_make(struct sched *s, const struct seq *parent, const struct sched_seq_args *args,
                     uint32_t *ret_seq)
 {
-    uint32_t i = 0, running = 0;
-    for (; i < s->fresh; i++)
+    uint32_t i, running = 0;
+    for (i = 0; s->refuses && i < s->fresh; i++)
         running += s->seqs[i].state == RUNS;
     if (running && rng_below(&s->rng, 100) < s->refuses) /* they will make room */
         return SCHED_E_FULL;
-    i = 0;
-    while (i < SEQS_MAX && s->seqs[i].state != FREE)
-        i++;
+    for (i = s->taken; i < SEQS_MAX && s->seqs[i].state != FREE; i++)
+        ;
     CHECK(i < SEQS_MAX, "too many");
+    s->taken = i + 1;
     struct seq *q = &s->seqs[i];
     q->state = RUNS;
     q->args = *args;
@@ -108,6 +108,7 @@ int sched_fork(struct sched *s, uint32_t parent, const struct sched_seq_args *ar
 void sched_remove(struct sched *s, uint32_t seq)
 {
     seq_of(s, seq)->state = FREE;
+    s->taken = seq < s->taken ? seq : s->taken;
     s->used--;
 }
 
@@ -199,6 +200,13 @@ int sched_fd(const struct sched *s)
 {
     (void)s;
     return -1;
+}
+
+/* It has no pages. */
+void sched_stats(const struct sched *s, struct sched_stats *ret)
+{
+    (void)s;
+    *ret = (struct sched_stats){0};
 }
 
 /* ---- what is written ------------------------------------------------------------------------------ */

@@ -31,6 +31,7 @@ struct seq {
 struct sched {
     struct seq *seqs;
     uint32_t fresh;
+    uint32_t taken; /* none below is free */
     uint32_t used;
     uint64_t read_tokens; /* given to forks and roots */
     struct rng rng;

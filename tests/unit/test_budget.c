@@ -24,13 +24,6 @@
 
 static struct rng rng;
 
-/* Of the made-up scheduler, which has no pages. */
-void sched_stats(const struct sched *s, struct sched_stats *ret)
-{
-    (void)s;
-    *ret = (struct sched_stats){0};
-}
-
 /* ---- what is written: letters, a digit, the end ------------------------------------------------- */
 
 /* The greater the seed's hardness, the more answers there are. */
@@ -123,12 +116,37 @@ static struct policy_options policy_of(enum policy_kind kind, uint32_t detect, d
     profile.policy.limits[0].knob = detect;
     profile.policy.limits[0].limits.used = 1u << CERTAINDEX_CERTAINTY;
     profile.policy.limits[0].limits.above[CERTAINDEX_CERTAINTY] = above;
+    profile.policy.length_tokens = 6 * detect;
+    profile.policy.esc_window = 2;
+    profile.policy.posterior = 0.9;
+    profile.policy.warmup_count = 3;
+    profile.policy.group_tokens = 3;
+    profile.policy.kept_share = 0.7;
+    profile.policy.consensus = 0.8;
+    profile.policy.finished_count = 2;
+    profile.policy.curve_count = 1;
+    profile.policy.curve[0].knob = detect;
+    for (uint32_t b = 0; b < POLICY_BINS; b++) /* the surer, the less */
+        profile.policy.curve[0].total[b] = detect + (POLICY_BINS - b) / 2;
+    if (kind != POLICY_GIVE_UP)
+        return profile.policy;
+    profile.policy.give_up_below = 0.25;
+    profile.policy.chance_count = 1;
+    profile.policy.chance[0].knob = detect;
+    for (uint32_t b = 0; b < POLICY_BINS; b++)
+        profile.policy.chance[0].chance[b] = b / 10.0;
     return profile.policy;
+}
+
+/* Of all of them but probe, which is of a chain. */
+static enum policy_kind any_kind(void)
+{
+    enum policy_kind kind = (enum policy_kind)rng_below(&rng, POLICY_KINDS - 1);
+    return kind < POLICY_PROBE ? kind : (enum policy_kind)(kind + 1);
 }
 
 static void wish_make(struct wish *w, uint32_t algorithm)
 {
-    static const enum policy_kind kinds[] = {POLICY_STATIC, POLICY_K_STEP};
     uint32_t cap = 1 + (uint32_t)rng_below(&rng, 6);
     *w = (struct wish){.client = rng_below(&rng, 1000),
                        .number = 1 + (uint32_t)rng_below(&rng, 1000),
@@ -137,7 +155,7 @@ static void wish_make(struct wish *w, uint32_t algorithm)
                        .cap = cap,
                        .batch_cap = cap + (uint32_t)rng_below(&rng, 10),
                        .step = 1 + (uint32_t)rng_below(&rng, 3)};
-    w->policy = policy_of(kinds[rng_below(&rng, 2)], 2 + (uint32_t)rng_below(&rng, 4), 0.6);
+    w->policy = policy_of(any_kind(), 2 + (uint32_t)rng_below(&rng, 4), 0.6);
     w->tokens = 1 + rng_below(&rng, 2ull * w->count * w->cap * LETTERS_MAX);
     for (uint32_t i = 0; i < w->count; i++)
         w->seeds[i] = rng_next(&rng) >> 8;
@@ -258,34 +276,100 @@ struct replayed {
     uint32_t knob;
     uint64_t tokens;
     double certainty;
-    bool settled; /* or cancelled before it began */
+    uint32_t counts[8];
+    uint32_t total; /* of curve_once, once it was read */
+    bool settled;   /* or cancelled before it began */
+    bool gave_up;
 };
 
 static void samples_read(const struct wish *w, uint32_t place, struct replayed *m, uint32_t knob)
 {
-    uint32_t counts[8] = {0};
+    uint32_t *counts = m->counts, groups = 0;
+    uint32_t group[8] = {
+        0}; /* in the order of their first answers: sums of logarithms are not exact */
+    memset(m->counts, 0, sizeof m->counts);
     m->knob = knob;
     m->tokens = 0;
     for (uint32_t s = 0; s < knob; s++) {
-        counts[digit_of(w->seeds[place], s)]++;
+        uint32_t digit = digit_of(w->seeds[place], s);
+        if (group[digit] == 0)
+            group[digit] = ++groups;
+        counts[group[digit] - 1]++;
         m->tokens += letters_of(w->seeds[place], s) + 2;
     }
-    if (!certaindex_certainty(counts, COUNT_OF(counts), &m->certainty))
+    if (!certaindex_certainty(counts, COUNT_OF(m->counts), &m->certainty))
         m->certainty = 0;
+}
+
+static bool same_answers(const struct wish *w, uint32_t place, uint32_t first, uint32_t end)
+{
+    while (first + 1 < end &&
+           digit_of(w->seeds[place], first) == digit_of(w->seeds[place], end - 1))
+        first++;
+    return first + 1 == end;
+}
+
+/* The knob that the policy wants it to go on to; what is not above the one it has ends it. Those that end
+ * samples while they decode are not known here. */
+static uint32_t wanted(const struct wish *w, uint32_t place, struct replayed *m)
+{
+    const struct policy_options *o = &w->policy;
+    uint32_t n = m->knob,
+             next = n < o->detect ? o->detect : n + o->step - (n - o->detect) % o->step;
+    uint32_t total = o->curve[0].total[policy_bin(m->certainty)];
+    bool sure = m->certainty > 0.6 + CERTAINDEX_EQUAL,
+         reads = n >= o->detect && n + o->step == next;
+    switch (o->kind) {
+    case POLICY_LENGTH:
+        return n < o->detect ? o->detect : n == o->detect && m->tokens <= o->length_tokens ? 0 : 99;
+    case POLICY_STATIC:
+        return n < o->detect ? o->detect : n == o->detect && sure ? 0 : 99;
+    case POLICY_K_STEP:
+        return reads && sure ? 0 : next;
+    case POLICY_CURVE_ONCE:
+        m->total = n == o->detect ? total : m->total;
+        return n < o->detect ? o->detect : m->total;
+    case POLICY_CURVE_EACH_STEP:
+        return n < o->detect || next < total ? next : total;
+    case POLICY_ESC:
+        return n > 0 && n % 2 == 0 && same_answers(w, place, n - 2, n) ? 0 : n + 2 - n % 2;
+    case POLICY_ADAPTIVE_CONSISTENCY:
+        if (n < o->detect)
+            return o->detect;
+        return policy_posterior(POLICY_POSTERIOR_BETA, m->counts, COUNT_OF(m->counts)) >
+                       o->posterior
+                   ? 0
+                   : n + o->step;
+    case POLICY_GIVE_UP:
+        m->gave_up = n >= o->detect && n < w->batch_cap && policy_bin(m->certainty) < 3;
+        return m->gave_up ? 0 : next;
+    default:
+        return 99;
+    }
+}
+
+static bool is_replayed(enum policy_kind kind)
+{
+    return kind != POLICY_DEEPCONF && kind != POLICY_M_OF_N;
+}
+
+static void wish_make_replayed(struct wish *w)
+{
+    do {
+        wish_make(w, DYNASOR_ALGORITHM_SC);
+    } while (!is_replayed(w->policy.kind));
 }
 
 /* To its grant, or where its policy ends it before; there it is read in any case. */
 static void samples_go(const struct wish *w, uint32_t place, struct replayed *m, uint32_t grant)
 {
     const struct policy_options *o = &w->policy;
+    bool thresholds = o->kind == POLICY_STATIC || o->kind == POLICY_K_STEP;
     while (m->knob < grant && !m->settled) {
-        uint32_t to = grant;
-        if (m->knob < o->detect)
-            to = o->detect;
-        else if (o->kind == POLICY_K_STEP)
-            to = m->knob + o->step - (m->knob - o->detect) % o->step;
+        uint32_t to = wanted(w, place, m);
         samples_read(w, place, m, to < grant ? to : grant);
-        m->settled = m->knob >= o->detect && m->certainty > 0.6 + CERTAINDEX_EQUAL;
+        m->settled = wanted(w, place, m) <= m->knob ||
+                     (thresholds && m->knob >= o->detect && m->certainty > 0.6 + CERTAINDEX_EQUAL);
     }
     m->settled |= m->knob == w->batch_cap;
 }
@@ -330,29 +414,45 @@ static void came_as_replayed(const struct wish *w, const struct came *came,
         if (came[i].state != DYNASOR_STATE_DONE)
             continue;
         CHECK(came[i].knob == all[i].knob && came[i].tokens == all[i].tokens,
-              "member %u: knob %u with %" PRIu64 " tokens, by the replay %u with %" PRIu64, i,
-              came[i].knob, came[i].tokens, all[i].knob, all[i].tokens);
-        CHECK(came[i].verdict == (all[i].settled && !at_end ? RUN_SETTLED : RUN_CAPPED),
-              "member %u: verdict %u", i, came[i].verdict);
+              "%s: member %u: knob %u with %" PRIu64 " tokens, by the replay %u with %" PRIu64,
+              policy_kind_name(w->policy.kind), i, came[i].knob, came[i].tokens, all[i].knob,
+              all[i].tokens);
+        enum run_verdict verdict = at_end           ? RUN_CAPPED
+                                   : all[i].gave_up ? RUN_GIVEN_UP
+                                   : all[i].settled ? RUN_SETTLED
+                                                    : RUN_CAPPED;
+        CHECK(came[i].verdict == verdict, "member %u: verdict %u, by the replay %u", i,
+              came[i].verdict, (unsigned)verdict);
     }
+}
+
+/* Each policy that can has ended some that were raised. */
+static bool all_kinds(const uint32_t kinds[POLICY_KINDS])
+{
+    for (uint32_t k = 0; k < POLICY_KINDS; k++)
+        if (is_replayed((enum policy_kind)k) && k != POLICY_EVEN && k != POLICY_PROBE && !kinds[k])
+            return false;
+    return true;
 }
 
 static void a_batch_comes_to_what_the_replay_says(void **state)
 {
     (void)state;
-    uint32_t raised = 0, members = 0, settled = 0;
+    uint32_t raised = 0, members = 0, settled = 0, kinds[POLICY_KINDS] = {0};
     write_token = write_samples;
-    for (uint32_t round = 0; round < 300; round++) {
+    for (uint32_t round = 0; round < 500 || !all_kinds(kinds); round++) {
+        CHECK(round < 10000, "not every policy ends members that were raised");
         struct wish w;
         struct came came[MEMBERS_MAX];
         struct replayed all[MEMBERS_MAX] = {{0}};
-        wish_make(&w, DYNASOR_ALGORITHM_SC);
+        wish_make_replayed(&w);
         replay(&w, all);
         run_alone(&w, came);
         for (uint32_t i = 0; i < w.count; i++) {
             assert_int_equal(came[i].state, DYNASOR_STATE_DONE);
             raised += came[i].knob > w.cap;
             settled += came[i].verdict == RUN_SETTLED;
+            kinds[w.policy.kind] += came[i].knob > w.cap && came[i].verdict != RUN_CAPPED;
         }
         members += w.count;
         came_as_replayed(&w, came, all);
@@ -559,7 +659,7 @@ static void a_member_that_says_something_else_is_refused(void **state)
     BAD(batch_cap, 2, 0, DYNASOR_FIELD_BATCH_CAP, 3, 1024, 2);
     BAD(number, 0, 0, DYNASOR_FIELD_BATCH, 1, UINT32_MAX, 0);
     BAD(tokens, 0, 0, DYNASOR_FIELD_BATCH_TOKENS, 1, 1000000000000, 0);
-    BAD(batch_cap, 1024, 0, DYNASOR_FIELD_BATCH_PROGRAMS, 1, BRANCHES_MAX / 1024, 4);
+    BAD(batch_cap, 1024, 0, DYNASOR_FIELD_BATCH_CAP, 3, BRANCHES_MAX / 4, 1024);
     BAD(count, PROGRAMS + 1, 0, DYNASOR_FIELD_BATCH_PROGRAMS, 1, PROGRAMS, PROGRAMS + 1);
     /* beside others */
     (void)submit(&h, &good, 1);
@@ -613,6 +713,81 @@ static void algorithms_without_a_cap_are_refused(void **state)
     host_close(&h);
 }
 
+/* What is charged to a tree is its knob times its depth: the field that is refused is the one that helps. */
+static void a_batch_of_trees_is_refused_by_what_would_help(void **state)
+{
+    (void)state;
+    static const struct {
+        uint32_t count, cap, batch_cap, depth;
+        enum dynasor_field field; /* NONE: accepted */
+        uint64_t least, most, got;
+    } table[] = {
+        {2, 60, 60, 25, DYNASOR_FIELD_BATCH_PROGRAMS, 1, BRANCHES_MAX / 1500, 2},
+        {3, 40, 0, 25, DYNASOR_FIELD_BATCH_PROGRAMS, 1, BRANCHES_MAX / 1000, 3},
+        {2, 40, 0, 25, DYNASOR_FIELD_BATCH_CAP, 40, BRANCHES_MAX / 50, 80},
+        {2, 40, 41, 25, DYNASOR_FIELD_BATCH_CAP, 40, BRANCHES_MAX / 50, 41},
+        {2, 40, 40, 25, DYNASOR_FIELD_NONE, 0, 0, 0},
+        {2, 40, 0, 4, DYNASOR_FIELD_NONE, 0, 0, 0},
+        {12, 64, 0, 1, DYNASOR_FIELD_NONE, 0, 0, 0},
+    };
+    struct host h;
+    host_open(&h, BRANCHES_MAX, 0, 0);
+    for (uint32_t i = 0; i < COUNT_OF(table); i++) {
+        const struct program_setting settings[] = {
+            {DYNASOR_PARAMETER_CAP, table[i].cap},
+            {DYNASOR_PARAMETER_BATCH, 1},
+            {DYNASOR_PARAMETER_BATCH_PROGRAMS, table[i].count},
+            {DYNASOR_PARAMETER_BATCH_TOKENS, 1000},
+            {DYNASOR_PARAMETER_BATCH_CAP, table[i].batch_cap},
+            {DYNASOR_PARAMETER_DEPTH, table[i].depth}};
+        struct program_refusal no =
+            program_check(h.programs, &(struct program_spec){.algorithm = DYNASOR_ALGORITHM_REBASE,
+                                                             .max_tokens = 100,
+                                                             .settings = settings,
+                                                             .settings_count = COUNT_OF(settings)});
+        CHECK(no.field == table[i].field && no.least == table[i].least && no.max == table[i].most &&
+                  no.got == table[i].got,
+              "%u: field %d, %" PRIu64 " of %" PRIu64 " .. %" PRIu64, i, (int)no.field, no.got,
+              no.least, no.max);
+    }
+    struct parameters p;
+    parameters_default(DYNASOR_ALGORITHM_REBASE, &p); /* a round grows a tree, not a path */
+    assert_int_equal(parameter_whole(&p, DYNASOR_PARAMETER_BATCH_STEP), 16);
+    host_close(&h);
+}
+
+/* Also of those that wait for room is it known, before any of them can end, that their batch has begun. */
+static void a_batch_that_begins_is_running_as_a_whole(void **state)
+{
+    (void)state;
+    struct host h;
+    struct wish w;
+    struct came came[MEMBERS_MAX] = {{0}};
+    write_token = write_samples;
+    do {
+        wish_make(&w, DYNASOR_ALGORITHM_SC);
+    } while (w.count < 4);
+    host_open(&h, BRANCHES_MAX, 0, 100); /* as long as one runs there is no room for another */
+    for (uint32_t i = 0; i < w.count; i++) {
+        assert_false(program_next(h.programs, &came[i].handle));
+        came[i].handle = submit(&h, &w, i);
+        assert_int_equal(program_view(h.programs, came[i].handle)->state,
+                         i + 1 < w.count ? DYNASOR_STATE_QUEUED : DYNASOR_STATE_RUNNING);
+    }
+    for (uint32_t i = 0; i < w.count; i++) {
+        uint32_t handle;
+        assert_true(program_next(h.programs, &handle));
+        assert_int_equal(handle, came[i].handle);
+        assert_int_equal(program_view(h.programs, handle)->state, DYNASOR_STATE_RUNNING);
+    }
+    struct programs_stats stats;
+    turn(&h);
+    programs_stats(h.programs, &stats);
+    assert_true(stats.queued_count > 0);
+    run_until_ended(&h, came, w.count);
+    host_close(&h);
+}
+
 /* ---- batches that lose members ------------------------------------------------------------------ */
 
 static void a_batch_whose_members_do_not_come_ends(void **state)
@@ -663,7 +838,7 @@ static void a_member_that_ends_counts_with_what_it_spent(void **state)
         struct wish w;
         struct came came[MEMBERS_MAX] = {{0}};
         struct replayed all[MEMBERS_MAX] = {{0}};
-        wish_make(&w, DYNASOR_ALGORITHM_SC);
+        wish_make_replayed(&w);
         if (w.count < 2)
             continue;
         uint32_t first = (uint32_t)rng_below(&rng, w.count), last = (first + 1) % w.count;
@@ -778,103 +953,17 @@ static void a_batch_that_had_begun_runs_again_only_whole(void **state)
     }
 }
 
-/* ---- rounds by themselves ----------------------------------------------------------------------- */
-
-static void the_tokens_of_those_that_left_are_spent(void **state)
-{
-    (void)state;
-    struct batches *bs;
-    struct parameters p;
-    struct batch_order order;
-    const struct certaindex seen = {.known = 1u << CERTAINDEX_CERTAINTY, .value = {0.3}};
-    const struct certaindex surer = {.known = 1u << CERTAINDEX_CERTAINTY, .value = {0.4}};
-    assert_int_equal(batches_new(8, 100, &bs), 0);
-    parameters_default(DYNASOR_ALGORITHM_SC, &p);
-    p.value[DYNASOR_PARAMETER_CAP] = 4;
-    p.value[DYNASOR_PARAMETER_BATCH] = 1;
-    p.value[DYNASOR_PARAMETER_BATCH_PROGRAMS] = 3;
-    p.value[DYNASOR_PARAMETER_BATCH_TOKENS] = 100;
-    p.value[DYNASOR_PARAMETER_BATCH_STEP] = 3;
-    for (uint32_t i = 0; i < 3; i++) { /* programs 5, 4, 3 at places 0, 1, 2 */
-        p.value[DYNASOR_PARAMETER_BATCH_PLACE] = i;
-        assert_int_equal(
-            batches_come(bs, &(struct batch_comer){.program = 5 - i, .parameters = &p}, 1), i == 2);
-    }
-    assert_true(batches_due_ns(bs, 7) == UINT64_MAX);
-    batches_wait(bs, 3, 4, 40, &surer); /* 10 a step */
-    batches_wait(bs, 5, 4, 20, &seen);  /* 5 a step */
-    assert_false(batches_next(bs, &order));
-    assert_true(batches_due_ns(bs, 7) == UINT64_MAX);
-    batches_leave(bs, 4, 23); /* 17 are left: one step of the surer, one of the other */
-    assert_int_equal(batches_due_ns(bs, 7), 0);
-    assert_true(batches_next(bs, &order));
-    assert_int_equal(order.program, 5);
-    assert_int_equal(order.knob, 5);
-    assert_true(batches_next(bs, &order));
-    assert_int_equal(order.program, 3);
-    assert_int_equal(order.knob, 5);
-    assert_false(batches_next(bs, &order));
-    batches_wait(bs, 5, 5, 24, &seen);
-    batches_wait(bs, 3, 5, 49, &surer); /* 4 are left, for nobody */
-    for (uint32_t i = 0; i < 2; i++) {
-        assert_true(batches_next(bs, &order));
-        assert_int_equal(order.program, i ? 3 : 5);
-        assert_int_equal(order.knob, 0);
-    }
-    assert_false(batches_next(bs, &order));
-    batches_leave(bs, 5, 24);
-    batches_leave(bs, 3, 49);
-    batches_leave(bs, 3, 49); /* no member any more */
-    batches_free(bs);
-}
-
-static void batches_that_do_not_begin_are_due_in_time(void **state)
-{
-    (void)state;
-    struct batches *bs;
-    struct parameters p;
-    enum dynasor_status status;
-    assert_int_equal(batches_new(8, 100, &bs), 0);
-    parameters_default(DYNASOR_ALGORITHM_SC, &p);
-    p.value[DYNASOR_PARAMETER_BATCH_PROGRAMS] = 2;
-    p.value[DYNASOR_PARAMETER_BATCH_TOKENS] = 100;
-    for (uint32_t i = 0; i < 3;
-         i++) { /* program i of batch i + 1, at 0 (before the clock), 20, 30 */
-        p.value[DYNASOR_PARAMETER_BATCH] = i + 1;
-        struct batch_comer comer = {.program = i, .parameters = &p};
-        assert_false(batches_come(bs, &comer, i ? 10 + 10 * i : 0));
-        if (i == 0)
-            assert_int_equal(batches_stuck(bs, 15, 10, &status), PROGRAM_NONE);
-    }
-    assert_int_equal(batches_due_ns(bs, 10), 25);
-    assert_int_equal(batches_stuck(bs, 24, 10, &status), PROGRAM_NONE);
-    assert_int_equal(batches_stuck(bs, 35, 10, &status), 0);
-    assert_int_equal(status, DYNASOR_E_TIMEOUT);
-    batches_leave(bs, 0, 0);
-    assert_int_equal(batches_stuck(bs, 35, 10, &status), 1);
-    batches_leave(bs, 1, 0);
-    assert_int_equal(batches_stuck(bs, 35, 10, &status), PROGRAM_NONE);
-    assert_int_equal(batches_due_ns(bs, 10), 40);
-    p.value[DYNASOR_PARAMETER_BATCH] = 9;
-    assert_false(batches_come(
-        bs, &(struct batch_comer){.program = 7, .parameters = &p, .restarted = true}, 35));
-    assert_int_equal(batches_due_ns(bs, 10), 0);
-    assert_int_equal(batches_stuck(bs, 35, 10, &status), 7);
-    assert_int_equal(status, DYNASOR_E_RESTARTED);
-    batches_free(bs);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(the_tokens_of_those_that_left_are_spent),
-        cmocka_unit_test(batches_that_do_not_begin_are_due_in_time),
         cmocka_unit_test(a_batch_comes_to_what_the_replay_says),
         cmocka_unit_test(batches_come_to_the_same_in_any_company),
         cmocka_unit_test(a_member_goes_on_as_if_it_had_had_more),
         cmocka_unit_test(batches_do_not_wait_for_each_other),
         cmocka_unit_test(a_member_that_says_something_else_is_refused),
         cmocka_unit_test(algorithms_without_a_cap_are_refused),
+        cmocka_unit_test(a_batch_of_trees_is_refused_by_what_would_help),
+        cmocka_unit_test(a_batch_that_begins_is_running_as_a_whole),
         cmocka_unit_test(a_batch_whose_members_do_not_come_ends),
         cmocka_unit_test(a_member_that_ends_counts_with_what_it_spent),
         cmocka_unit_test(members_are_cancelled_at_any_moment),

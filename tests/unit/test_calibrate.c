@@ -2,7 +2,8 @@
  * sums of exact terms; the p-values against what they promise (a true hypothesis is rejected no more
  * often than delta, however the losses are distributed) and against uselessness (a false one is
  * rejected); the whole choice against candidates whose true losses are known; the replay against a
- * second one that is written directly; the direction that is chosen for the policy `length`. */
+ * second one that is written directly; the direction that is chosen for the policy `length`; that families which
+ * learn hold what `static` can be, and save no less. */
 #include <inttypes.h>
 #include <math.h>
 #include <setjmp.h>
@@ -121,34 +122,48 @@ static void a_false_hypothesis_is_often_rejected(void **state)
 #define CANDIDATES 12u
 #define PROBLEMS 500u
 
-/* Candidate c saves more and truly loses more than the one before it; or, where they are traps, all
+/* How candidates are decided: as one chain that stood before the data; in an order that one half of the
+ * problems gives; or three such chains on all problems and an ordered rest beside them. */
+enum way { GRID, FRONTIER, BOTH, WAYS };
+static const char *const way_names[WAYS] = {"a grid", "a frontier", "both"};
+
+/* The candidate at level l saves more and truly loses more than the one below it; or, where they are traps, all
  * lose just too much, each on problems of its own. Returns whether the choice truly loses more than
  * is allowed; adds what it saves. */
-static bool choose_badly(enum fit_test test, bool frontier, bool traps, double allowed_points,
+static bool choose_badly(enum fit_test test, enum way way, bool traps, double allowed_points,
                          double *saved)
 {
     static float lost[CANDIDATES * PROBLEMS], tokens[CANDIDATES * PROBLEMS];
     static float full[PROBLEMS], runs[PROBLEMS], none[CANDIDATES * PROBLEMS];
-    static bool mask[PROBLEMS], order[PROBLEMS];
+    static bool all[PROBLEMS], one[PROBLEMS], other[PROBLEMS];
     static struct policy_options options[CANDIDATES];
-    uint32_t chain[CANDIDATES] = {0};
+    uint32_t chain[CANDIDATES] = {0}, level[CANDIDATES];
     struct evaluation e = {CANDIDATES, PROBLEMS, lost, lost, tokens, none,
                            none,       none,     full, none, runs};
-    struct family family = {options, chain, CANDIDATES, 1, false};
+    struct family family = {
+        options, chain, CANDIDATES, way == BOTH ? 4 : 1, way == BOTH ? 3 : way == GRID ? 1 : 0,
+        false};
     struct fit_request request = {test, allowed_points, 0.1, 0};
+    for (uint32_t c = 0; c < CANDIDATES; c++) {
+        chain[c] = way == BOTH ? c / 3 : 0;
+        level[c] = way == BOTH ? c % 3 * 4 + c / 3 : c;
+    }
     for (uint32_t p = 0; p < PROBLEMS; p++) {
         double hardness = uniform();
         full[p] = 100;
         runs[p] = 1;
-        mask[p] = !frontier || p % 2 == 0;
-        order[p] = p % 2 == 1;
+        all[p] = true;
+        one[p] = p % 2 == 1;
+        other[p] = !one[p];
         for (uint32_t c = 0; c < CANDIDATES; c++) {
             hardness = traps ? uniform() : hardness;
-            lost[c * PROBLEMS + p] = hardness < (traps && c > 0 ? 0.0201 : c * 0.004) ? 1 : 0;
-            tokens[c * PROBLEMS + p] = (float)(100 - 5 * c);
+            lost[c * PROBLEMS + p] =
+                hardness < (traps && c > 0 ? 0.0201 : level[c] * 0.004) ? 1 : 0;
+            tokens[c * PROBLEMS + p] = (float)(100 - 5 * level[c]);
         }
     }
-    uint32_t chosen = fit_choose(&e, &family, &request, mask, frontier ? order : NULL);
+    const struct fit_parts parts = {way == FRONTIER ? other : all, one, other};
+    uint32_t chosen = level[fit_choose(&e, &family, &request, &parts)];
     *saved += 5.0 * chosen;
     return traps ? chosen > 0 : chosen * 0.4 > allowed_points + 1e-9;
 }
@@ -157,32 +172,25 @@ static void a_promise_is_kept(void **state)
 {
     const uint32_t trials = 1500;
     (void)state;
-    for (int way = 0; way < 4; way++) {
-        enum fit_test test = way % 2 == 0 ? FIT_BETTING : FIT_FLIPS;
+    for (uint32_t i = 0; i < 4 * WAYS; i++) {
+        enum way way = (enum way)(i % WAYS);
+        enum fit_test test = i / WAYS % 2 == 0 ? FIT_BETTING : FIT_FLIPS;
+        bool traps = i >= 2 * WAYS;
         double saved = 0;
         uint32_t broken = 0;
         for (uint32_t t = 0; t < trials; t++)
-            broken += choose_badly(test, way >= 2, false, 2.0, &saved);
-        printf("%s%s: more than promised is lost in %.3f of trials, %.1f %% saved\n",
-               fit_test_name(test), way >= 2 ? ", frontier" : "", (double)broken / trials,
+            broken += choose_badly(test, way, traps, 2.0, &saved);
+        printf("%s, %s%s: more than promised is lost in %.3f of trials, %.1f %% saved\n",
+               fit_test_name(test), way_names[way], traps ? ", traps" : "", (double)broken / trials,
                saved / trials);
         CHECK(broken <= 0.13 * trials, "delta is 0.1"); /* 3.9 deviations above it */
-        CHECK(saved / trials > (way >= 2 ? 3 : 7), "%.1f %% saved", saved / trials);
-    }
-    for (int way = 0; way < 4; way++) {
-        double saved = 0;
-        uint32_t broken = 0;
-        for (uint32_t t = 0; t < trials; t++)
-            broken +=
-                choose_badly(way % 2 == 0 ? FIT_BETTING : FIT_FLIPS, way >= 2, true, 2.0, &saved);
-        printf("traps, way %d: %.3f\n", way, (double)broken / trials);
-        CHECK(broken <= 0.13 * trials, "way %d", way);
+        CHECK(traps || saved / trials > (way == GRID ? 7 : 3), "%.1f %% saved", saved / trials);
     }
     /* And choosing by what was seen breaks it often: that is what the tests are for. */
     double saved = 0;
     uint32_t broken = 0;
     for (uint32_t t = 0; t < trials; t++)
-        broken += choose_badly(FIT_EMPIRICAL, false, false, 2.0, &saved);
+        broken += choose_badly(FIT_EMPIRICAL, GRID, false, 2.0, &saved);
     printf("empirical: more than allowed is lost in %.3f of trials\n", (double)broken / trials);
     assert_true(broken > 0.2 * trials);
 }
@@ -333,8 +341,8 @@ static void length_takes_the_better_direction(void **state)
             struct fit_request fit = {.test = test ? FIT_BETTING : FIT_EMPIRICAL,
                                       .allowed_points = test ? 2 : 0,
                                       .delta = 0.05};
-            uint32_t chosen = test ? fit_choose(&evaluation, &family, &fit, other, one)
-                                   : fit_choose(&evaluation, &family, &fit, all, NULL);
+            const struct fit_parts parts = {all, one, test ? other : all};
+            uint32_t chosen = fit_choose(&evaluation, &family, &fit, &parts);
             const struct policy_options *o = &family.options[chosen];
             struct score score = score_of(&evaluation, chosen, all);
             CHECK(o->length_rule == (shorter ? POLICY_LENGTH_SHORTER : POLICY_LENGTH_LONGER) &&
@@ -349,6 +357,173 @@ static void length_takes_the_better_direction(void **state)
     }
 }
 
+/* ---- families ------------------------------------------------------------------------------------- */
+
+#define FAMILY_PROBLEMS 1500u
+
+/* What a family does with a log of one program for each problem. */
+struct fitted {
+    struct log log;
+    struct family family;
+    struct evaluation evaluation;
+};
+
+static void log_take(struct log *log, void (*write)(FILE *file))
+{
+    char path[] = "/tmp/calibrate.XXXXXX", message[LOG_MESSAGE_BYTES];
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    FILE *file = fdopen(fd, "we");
+    assert_non_null(file);
+    fprintf(file, "problem\tprogram\talgorithm\tn\ttokens\tanswer\tright\treward\n");
+    write(file);
+    assert_int_equal(fclose(file), 0);
+    CHECK(log_read(path, NULL, log, message) == 0, "%s", message);
+    (void)unlink(path);
+}
+
+static bool family_all[FAMILY_PROBLEMS], family_one[FAMILY_PROBLEMS], family_other[FAMILY_PROBLEMS];
+static const struct fit_parts family_parts = {family_all, family_one, family_other};
+
+static void fitted_make(struct fitted *f, enum policy_kind kind, bool reward,
+                        void (*write)(FILE *file))
+{
+    struct profile profile;
+    profile_default(&profile);
+    profile.policy.kind = kind;
+    profile.policy.step = 1;
+    profile.policy.curve_signal = reward ? CERTAINDEX_REWARD : CERTAINDEX_CERTAINTY;
+    struct family_request request = {.base = profile.policy,
+                                     .detects = {5},
+                                     .detects_count = 1,
+                                     .use_certainty = !reward,
+                                     .use_reward = reward};
+    for (uint32_t p = 0; p < FAMILY_PROBLEMS; p++) {
+        family_all[p] = true;
+        family_one[p] = p % 3 == 0;
+        family_other[p] = !family_one[p];
+    }
+    log_take(&f->log, write);
+    assert_int_equal(f->log.problems_count, FAMILY_PROBLEMS);
+    family_build(&f->log, &request, family_one, &f->family);
+    evaluation_make(&f->log, &f->family, 0, &f->evaluation);
+}
+
+static void fitted_free(struct fitted *f)
+{
+    evaluation_free(&f->evaluation);
+    family_free(&f->family);
+    log_free(&f->log);
+}
+
+/* The same file each time that it is written with the same state of the generator. */
+static struct rng skills;
+static void write_skills(FILE *file)
+{
+    struct rng from = skills;
+    for (uint32_t p = 0; p < FAMILY_PROBLEMS; p++) {
+        double skill = (double)(rng_next(&from) >> 11) * 0x1p-53;
+        for (uint32_t n = 1; n <= STEPS; n++) {
+            bool right = (double)(rng_next(&from) >> 11) * 0x1p-53 < sqrt(skill);
+            uint32_t answer = right ? 7 : (uint32_t)rng_below(&from, 4);
+            fprintf(file, "q%u\t%u\tsc\t%u\t%u\tx%u\t%d\t\n", p, p, n, 10 * n, answer, right);
+        }
+    }
+}
+
+/* Whether a candidate that stood before the data does with every program what this one of static does. */
+static bool holds_point(const struct fitted *f, const struct fitted *of_static, uint32_t point)
+{
+    size_t row = (size_t)point * FAMILY_PROBLEMS, bytes = FAMILY_PROBLEMS * sizeof(float);
+    for (uint32_t c = 0; c < f->family.count; c++)
+        if (f->family.chain[c] < f->family.ordered_count &&
+            memcmp(f->evaluation.tokens + (size_t)c * FAMILY_PROBLEMS,
+                   of_static->evaluation.tokens + row, bytes) == 0 &&
+            memcmp(f->evaluation.lost + (size_t)c * FAMILY_PROBLEMS,
+                   of_static->evaluation.lost + row, bytes) == 0)
+            return true;
+    return false;
+}
+
+static const enum policy_kind beyond_static[] = {POLICY_K_STEP, POLICY_CURVE_ONCE,
+                                                 POLICY_CURVE_EACH_STEP};
+#define BEYOND_COUNT (sizeof beyond_static / sizeof beyond_static[0])
+
+static void what_static_can_be_is_in_every_family(void **state)
+{
+    struct fitted of_static, f;
+    (void)state;
+    skills = rng;
+    fitted_make(&of_static, POLICY_STATIC, false, write_skills);
+    for (size_t i = 0; i < BEYOND_COUNT; i++) {
+        fitted_make(&f, beyond_static[i], false, write_skills);
+        for (uint32_t c = 0; c < of_static.family.count; c++)
+            CHECK(holds_point(&f, &of_static, c), "%s has not what static does above %g",
+                  policy_kind_name(beyond_static[i]),
+                  of_static.family.options[c].limits[0].limits.above[CERTAINDEX_CERTAINTY]);
+        fitted_free(&f);
+    }
+    fitted_free(&of_static);
+}
+
+/* So whatever is promised, they save what static saves with half of delta, and more where they learned more. */
+static void what_is_learned_only_adds_to_static(void **state)
+{
+    (void)state;
+    skills = rng;
+    for (size_t i = 0; i < BEYOND_COUNT; i++) {
+        struct fitted of_static, f;
+        uint32_t stopped = 0, more = 0;
+        fitted_make(&of_static, POLICY_STATIC, false, write_skills);
+        fitted_make(&f, beyond_static[i], false, write_skills);
+        for (uint32_t points = 1; points <= 8; points++) {
+            struct fit_request request = {FIT_BETTING, points, 0.025, 0};
+            uint32_t s =
+                fit_choose(&of_static.evaluation, &of_static.family, &request, &family_parts);
+            request.delta = 0.05;
+            uint32_t c = fit_choose(&f.evaluation, &f.family, &request, &family_parts);
+            double least = score_of(&of_static.evaluation, s, family_all).saving_percent;
+            double saved = score_of(&f.evaluation, c, family_all).saving_percent;
+            CHECK(saved >= least - 1e-9, "%s at %u points: saves %g %%, static %g %%",
+                  policy_kind_name(beyond_static[i]), points, saved, least);
+            stopped += s > 0;
+            more += saved > least + 1;
+        }
+        printf("%s: static stops at %u of 8 promises, more is saved at %u\n",
+               policy_kind_name(beyond_static[i]), stopped, more);
+        CHECK(stopped >= 4, "at %u promises", stopped);
+        CHECK(more > 0 || beyond_static[i] == POLICY_CURVE_ONCE, "nothing is added");
+        fitted_free(&of_static);
+        fitted_free(&f);
+    }
+}
+
+/* One half is right from the sixth step on, with rewards that grow to 0.3; the other half never, with less. */
+static void write_low_rewards(FILE *file)
+{
+    for (uint32_t p = 0; p < FAMILY_PROBLEMS; p++)
+        for (uint32_t n = 1; n <= STEPS; n++) {
+            bool good = p % 2 == 0, right = good && n >= 6;
+            fprintf(file, "q%u\t%u\tbest_of_n\t%u\t%u\tx%d\t%d\t%.3f\n", p, p, n, 10 * n, right,
+                    right, right ? 0.3 : 0.02);
+        }
+}
+
+static void low_rewards_have_thresholds(void **state)
+{
+    struct fitted f;
+    uint32_t found = 0;
+    (void)state;
+    fitted_make(&f, POLICY_K_STEP, true, write_low_rewards);
+    for (uint32_t c = 0; c < f.family.count; c++) {
+        struct score score = score_of(&f.evaluation, c, family_all);
+        bool waits = f.family.options[c].limits[0].limits.above[CERTAINDEX_REWARD] >= 1;
+        found += waits && score.lost_points <= 0 && score.stopped_percent > 45;
+    }
+    CHECK(found > 0, "no candidate waits for step 6 and stops there, of %u", f.family.count);
+    fitted_free(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -358,6 +533,9 @@ int main(void)
         cmocka_unit_test(a_promise_is_kept),
         cmocka_unit_test(replay_matches_a_direct_one),
         cmocka_unit_test(length_takes_the_better_direction),
+        cmocka_unit_test(what_static_can_be_is_in_every_family),
+        cmocka_unit_test(what_is_learned_only_adds_to_static),
+        cmocka_unit_test(low_rewards_have_thresholds),
     };
     rng.state = check_number("SEED", 1);
     printf("SEED=%" PRIu64 "\n", rng.state);

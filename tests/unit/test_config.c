@@ -182,6 +182,7 @@ static void config_documented_ranges(void **unused)
         {"engine.reward_device", 0, 63, CONFIG_NONE},
         {"engine.embed_device", 0, 63, CONFIG_NONE},
         {"engine.ranks", 1, 4, 1},
+        {"engine.replicas", 1, 8, 1},
         {"engine.threads", 0, 1024, 0},
         {"engine.context_tokens", 0, 1048576, 0},
         {"engine.kv_bytes", 1048576, 1ull << 40, 1073741824},
@@ -189,6 +190,7 @@ static void config_documented_ranges(void **unused)
         {"engine.batch_tokens_max", 16, 16384, 512},
         {"engine.sim_step_ns", 0, 1000000000, 2000000},
         {"engine.sim_prefill_ns_per_token", 0, 1000000, 1000},
+        {"log.programs_bytes", 1048576, 1ull << 40, 268435456},
     };
     struct daemon_config config;
     uint32_t count = 0, numbers = 0;
@@ -355,6 +357,42 @@ static void config_check_combinations(void **unused)
     (void)snprintf(config.control_path, sizeof(config.control_path), "%s", config.socket_path);
     assert_int_equal(config_check(&config, message, sizeof(message)), -EINVAL);
     assert_non_null(strstr(message, "[daemon] control_path = "));
+}
+
+static void expect_checked(const struct daemon_config *config, const char *wanted)
+{
+    message[0] = '\0';
+    assert_int_equal(config_check(config, message, sizeof(message)), wanted ? -EINVAL : 0);
+    if (wanted)
+        assert_string_equal(message, wanted);
+}
+
+static void config_check_counts_the_devices_of_replicas(void **unused)
+{
+    (void)unused;
+    struct daemon_config config;
+    config_default(&config);
+    assert_int_equal(config_set(&config, "engine.replicas", "9", message, sizeof(message)),
+                     -EINVAL);
+    assert_string_equal(message, "[engine] replicas = 9: accepted 1 to 8 replicas");
+    config.engine.replicas = 8;
+    expect_checked(&config, NULL);
+    config.engine.ranks = 2;
+    expect_checked(&config, "[engine] replicas = 8: accepted 1 to 4 with ranks = 2");
+    config.engine.replicas = 4;
+    expect_checked(&config, NULL);
+    config.engine.ranks = 4;
+    expect_checked(&config, "[engine] replicas = 4: accepted 1 to 2 with ranks = 4");
+    config.engine.replicas = 2;
+    expect_checked(&config, NULL);
+    assert_int_equal(config_set(&config, "engine.reward", "/models/r", message, sizeof(message)),
+                     0);
+    expect_checked(&config, NULL);
+    config.engine.reward_device = 0;
+    expect_checked(&config, "[engine] reward_device = 0 with replicas = 2: accepted nothing, each "
+                            "replica has its own models on its own GPUs");
+    config.engine.replicas = 1;
+    expect_checked(&config, NULL);
 }
 
 static void config_check_holds_devices_to_their_roles(void **unused)
@@ -554,6 +592,7 @@ int main(void)
         cmocka_unit_test(config_hostile_files),
         cmocka_unit_test(config_check_combinations),
         cmocka_unit_test(config_check_holds_devices_to_their_roles),
+        cmocka_unit_test(config_check_counts_the_devices_of_replicas),
         cmocka_unit_test(config_print_round_trips),
         cmocka_unit_test(config_all_or_nothing),
         cmocka_unit_test(config_shipped_file),

@@ -1,8 +1,10 @@
 /* tests/unit/test_cuda_faults.c: what the CUDA backend makes of errors. Over the emulation, everything that
- * calls the runtime runs once for each of its calls, which fails: alone, and with all calls after it. Then the
- * device says so in open(), load() or sync() and for ever after, dynasor_cuda_failure() names the call, both
- * ranks of a group end, and closing gives all back. A device that hangs is given up at the limit. Each run
- * is a process of its own, as the words are kept once for each process. */
+ * calls the runtime or NCCL runs once for each of its calls, which fails: alone, and with all calls after it;
+ * with an error of each class on one rank, on two with those that may be mistaken for each other. Then the
+ * device says so in open(), load() or sync() and for ever after, dynasor_cuda_failure() names the call, the
+ * library and its number, both ranks of a group end, and closing gives all back. A device that hangs, from
+ * any call on, is given up at the limit, and closing touches it no more. Each run is a process of its own, as
+ * the words are kept once for each process. */
 /* timeout: 300 */
 #include <errno.h>
 #include <inttypes.h>
@@ -34,12 +36,17 @@ enum { IN_CLOSING = 40, NO_SUCH_CALL = 41 };
 
 #define SLAB_BYTES (1u << 20)
 
+#define NOT_READY 600
+
 struct fault {
     uint64_t call; /* from 1; 0: none */
+    int error;     /* 0: FAKE_ERROR */
+    int comm_error;
     bool stays;
-    bool ranks; /* two, in threads */
-    bool nccl;  /* on a device each, otherwise both on one */
-    bool hangs; /* once everything is open */
+    bool ranks;     /* two, in threads */
+    bool nccl;      /* on a device each, otherwise both on one */
+    bool hangs;     /* once everything is open */
+    bool hang_call; /* call is where it begins to hang, and does not fail */
 };
 
 struct rank {
@@ -152,11 +159,12 @@ static int ranks_run(struct rank *ranks, uint32_t count)
         CHECK(pthread_create(&threads[i], NULL, rank_run, &ranks[i]) == 0, "thread");
     for (uint32_t i = 0; i < count && !result; i++)
         (void)pthread_join(threads[i], NULL); /* it was created just now */
-    for (uint32_t i = 0; i < count; i++) {
+    for (uint32_t i = 0; i < count; i++)
         result = result ? result : ranks[i].result;
+    /* What hangs after the last wait is found by nobody, and freeing would wait. */
+    for (uint32_t i = 0; i < count && (result || !ranks[0].fault->hang_call); i++)
         if (ranks[i].device)
             ranks[i].ops->close(ranks[i].device);
-    }
     return result;
 }
 
@@ -169,34 +177,61 @@ static uint64_t calls_before_close(const struct rank *ranks, uint32_t count)
     return calls;
 }
 
+/* A rank may see that the other gave up before its own time is over. */
+static int outcome_hang(const struct fault *f, int result, const char *text)
+{
+    CHECK(result == -ETIMEDOUT || (f->ranks && result < 0), "%d, \"%s\"", result, text);
+    CHECK(strstr(text, "timed out"), "\"%s\"", text);
+    return 0;
+}
+
+static int outcome_fault(const struct fault *f, int result, const char *text)
+{
+    const char *call = fake_failed_call();
+    bool of_nccl = strncmp(call, "nccl", 4) == 0, question = strstr(call, "Query") != NULL;
+    int error = of_nccl ? (f->comm_error ? f->comm_error : FAKE_COMM_ERROR)
+                        : (f->error ? f->error : FAKE_ERROR);
+    int wanted = of_nccl ? -ECOMM : error == CUDA_API_MEMORY ? -ENOMEM : -EIO;
+    char number[32];
+    if (!of_nccl && question && f->error == NOT_READY) {
+        CHECK(f->stays ? result < 0 : result == 0, "not ready, and %d, \"%s\"", result, text);
+        return 0;
+    }
+    CHECK(result < 0, "%s failed, and nobody says so", call);
+    /* A rank whose call comes after the failing one may say it first. */
+    if (f->stays && f->ranks && !strstr(text, call))
+        return text[0] ? 0 : 1;
+    (void)snprintf(number, sizeof number, "%s error %d,", of_nccl ? "NCCL" : "CUDA", error);
+    CHECK(strstr(text, call) && strstr(text, number), "%s failed with %s and the words are \"%s\"",
+          call, number, text);
+    CHECK(result == wanted || f->ranks, "%s: %d instead of %d", call, result, wanted);
+    return 0;
+}
+
 static int outcome(const struct fault *f, int result, uint64_t calls)
 {
     char text[CUDA_TEXT_BYTES];
     struct fake_counts counts = fake_counts();
     dynasor_cuda_failure(text);
-    CHECK(counts.live == 0, "%" PRIu64 " things were not given back", counts.live);
-    if (!f->call && !f->hangs) {
-        CHECK(result == 0 && !text[0], "no fault, and %d, \"%s\"", result, text);
-        return 0;
+    if (f->hangs)
+        return outcome_hang(f, result, text);
+    if (f->hang_call) {
+        if (counts.calls < f->call)
+            return NO_SUCH_CALL;
+        return result == 0 ? IN_CLOSING : outcome_hang(f, result, text);
     }
-    if (f->hangs) {
-        /* A rank may see that the other gave up before its own time is over. */
-        CHECK(result == -ETIMEDOUT || (f->ranks && result < 0), "%d, \"%s\"", result, text);
-        CHECK(strstr(text, "waiting"), "\"%s\"", text);
+    bool waits = f->error == NOT_READY && f->stays; /* for ever, if it was a question */
+    CHECK(counts.live == 0 || (waits && strstr(text, "waiting")),
+          "%" PRIu64 " things were not given back", counts.live);
+    if (!f->call) {
+        CHECK(result == 0 && !text[0], "no fault, and %d, \"%s\"", result, text);
         return 0;
     }
     if (!fake_failed_call()[0]) /* threads have made fewer calls this time */
         return NO_SUCH_CALL;
     if (f->call > calls)
         return IN_CLOSING; /* in closing, where nobody asks any more */
-    CHECK(result < 0, "%s failed, and nobody says so", fake_failed_call());
-    /* The making of a group fails before there is a device to say it; a rank whose call comes after the
-     * failing one may say it first. */
-    bool named =
-        strstr(text, fake_failed_call()) || strcmp(fake_failed_call(), "ncclCommInitAll") == 0;
-    CHECK(named || (f->stays && f->ranks && text[0]), "%s failed, and the words are \"%s\"",
-          fake_failed_call(), text);
-    return 0;
+    return outcome_fault(f, result, text);
 }
 
 static int fault_run(void *argument)
@@ -206,14 +241,18 @@ static int fault_run(void *argument)
     uint32_t count = f->ranks ? RANKS : 1;
     struct rank ranks[RANKS] = {0};
     struct ops_group *group = NULL;
-    fake_reset(&(struct fake_config){.seed = 1,
-                                     .devices_count = RANKS,
-                                     .shared_bytes_max = 99u << 10,
-                                     .fail_call = f->call,
-                                     .fail_error = FAKE_ERROR,
-                                     .fail_stays = f->stays,
-                                     .virtual_time = f->hangs,
-                                     .has_nccl = f->nccl});
+    fake_reset(
+        &(struct fake_config){.seed = 1,
+                              .devices_count = RANKS,
+                              .shared_bytes_max = 99u << 10,
+                              .lean = true,
+                              .fail_call = f->hang_call ? 0 : f->call,
+                              .fail_error = f->error ? f->error : FAKE_ERROR,
+                              .fail_comm_error = f->comm_error,
+                              .fail_stays = f->stays,
+                              .hang_call = f->hang_call ? f->call : 0,
+                              .virtual_time = f->hangs || f->hang_call || f->error == NOT_READY,
+                              .has_nccl = f->nccl});
     const struct ops *ops = emulated_ops(RANKS, f->nccl ? two : one);
     int result = f->ranks ? ops->group_new(count, &group) : 0;
     for (uint32_t i = 0; i < count; i++)
@@ -221,7 +260,7 @@ static int fault_run(void *argument)
             (struct rank){.ops = ops, .group = group, .number = i, .fault = f, .calls = UINT64_MAX};
     if (!result)
         result = ranks_run(ranks, count);
-    if (group)
+    if (group && (result || !f->hang_call))
         ops->group_free(group);
     return outcome(f, result, calls_before_close(ranks, count));
 }
@@ -251,39 +290,69 @@ static uint32_t sweep(struct fault fault, uint32_t *ret_closing)
             if (status == 0 || status == IN_CLOSING || status == NO_SUCH_CALL)
                 continue;
             wrong_count++;
-            printf("call %" PRIu64 " failing%s: status %d\n", call + i,
-                   fault.stays ? " for good" : "", status);
+            printf("call %" PRIu64 "%s%s: status %d\n", call + i,
+                   fault.hang_call ? " hanging" : " failing", fault.stays ? " for good" : "",
+                   status);
         }
     }
     return sites;
 }
 
+static uint32_t all_count;
+
+static void way_sweep(struct fault way, const char *name)
+{
+    struct fault none = way;
+    uint32_t closing;
+    none.hang_call = false;
+    CHECK(child_wait(child_start(fault_run, &none)) == 0, "without a fault");
+    uint32_t sites = sweep(way, &closing);
+    CHECK(sites > 20 && closing < sites, "only %u calls, %u of them in closing", sites, closing);
+    printf("%s%s%s, %s: %u calls, %u of them in closing\n", way.ranks ? "two ranks" : "one rank",
+           way.nccl ? ", nccl" : "", way.stays ? ", for good" : "", name, sites, closing);
+    all_count += sites;
+}
+
+/* Numbers of the runtime; those up to 6 are also NCCL's. */
+static const struct {
+    int error;
+    const char *name;
+} classes[] = {{FAKE_ERROR, "launch failure"},
+               {700, "illegal address"},
+               {CUDA_API_MEMORY, "out of memory"},
+               {NOT_READY, "not ready"},
+               {1, "invalid value"},
+               {35, "insufficient driver"},
+               {46, "device unavailable"},
+               {CUDA_API_NO_DEVICE, "no device"},
+               {101, "invalid device"},
+               {214, "uncorrectable memory"},
+               {802, "system not ready"},
+               {999, "unknown"}};
+
 static void every_call_that_fails_is_told(void **state)
 {
-    static const struct fault ways[] = {
-        {.stays = false},
-        {.stays = true},
-        {.stays = false, .ranks = true},
-        {.stays = true, .ranks = true},
-        {.stays = false, .ranks = true, .nccl = true},
-        {.stays = true, .ranks = true, .nccl = true},
-    };
-    uint32_t all = 0, closing;
     (void)state;
-    for (uint32_t i = 0; i < COUNT_OF(ways); i++) {
-        struct fault none = ways[i];
-        CHECK(child_wait(child_start(fault_run, &none)) == 0, "without a fault");
-        uint32_t sites = sweep(ways[i], &closing);
-        CHECK(sites > 20 && closing < sites, "only %u calls, %u of them in closing", sites,
-              closing);
-        printf("%s%s%s: %u calls failed, %u of them in closing\n",
-               ways[i].ranks ? "two ranks" : "one rank", ways[i].nccl ? ", nccl" : "",
-               ways[i].stays ? ", for good" : "", sites, closing);
-        all += sites;
-    }
-    printf("%u in all\n", all);
+    for (uint32_t i = 0; i < COUNT_OF(classes); i++)
+        for (uint32_t stays = 0; stays < 2; stays++)
+            way_sweep((struct fault){.error = classes[i].error, .stays = stays}, classes[i].name);
+    for (uint32_t way = 0; way < 4; way++)
+        way_sweep((struct fault){.stays = way % 2, .ranks = true, .nccl = way / 2},
+                  "launch failure");
+    way_sweep((struct fault){.error = CUDA_API_MEMORY, .ranks = true}, "out of memory");
+    /* The same number means memory to the one and a system call to the other; 1 and 5 likewise. */
+    way_sweep((struct fault){.error = 2, .comm_error = 2, .ranks = true, .nccl = true}, "number 2");
+    printf("%u in all\n", all_count);
     printf("bar fault_sites_wrong %u <= 0 %s\n", wrong_count, wrong_count ? "short" : "ok");
-    CHECK(wrong_count == 0, "of %u sites", all);
+    CHECK(wrong_count == 0, "of %u sites", all_count);
+}
+
+static void a_device_that_hangs_from_any_call_on_is_given_up(void **state)
+{
+    (void)state;
+    for (uint32_t way = 0; way < 3; way++)
+        way_sweep((struct fault){.hang_call = true, .ranks = way > 0, .nccl = way > 1}, "hanging");
+    CHECK(wrong_count == 0, "hangs");
 }
 
 static void a_device_that_hangs_is_given_up(void **state)
@@ -317,9 +386,27 @@ static int wrong_open(void *argument)
     return result < 0 ? 0 : 1;
 }
 
+/* The driver has seen more devices than the runtime says, or fewer than none. */
+static int wrong_count_run(void *argument)
+{
+    static const int devices[2] = {0, 1};
+    char text[CUDA_TEXT_BYTES];
+    fake_reset(&(struct fake_config){.devices_count = *(const uint32_t *)argument});
+    (void)emulated_ops(2, devices);
+    int result = cuda_backend_start();
+    dynasor_cuda_failure(text);
+    bool said = strstr(text, "cudaGetDeviceCount") && strstr(text, "No such device");
+    return result == -ENODEV && said ? 0 : 1;
+}
+
 static void wrong_numbers_are_refused(void **state)
 {
+    static const uint32_t counts[] = {0, 1, (uint32_t)-3};
     (void)state;
+    for (uint32_t i = 0; i < COUNT_OF(counts); i++) {
+        uint32_t count = counts[i];
+        CHECK(child_wait(child_start(wrong_count_run, &count)) == 0, "%d devices", (int)count);
+    }
     for (uint32_t which = 0; which < 4; which++)
         CHECK(child_wait(child_start(wrong_open, &which)) == 0, "case %u", which);
 }
@@ -329,6 +416,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_call_that_fails_is_told),
         cmocka_unit_test(a_device_that_hangs_is_given_up),
+        cmocka_unit_test(a_device_that_hangs_from_any_call_on_is_given_up),
         cmocka_unit_test(wrong_numbers_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

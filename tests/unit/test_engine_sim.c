@@ -23,16 +23,22 @@ struct rig {
     struct engine_batch *batch;
 };
 
-static void rig_open(struct rig *r)
+static void rig_open_steps(struct rig *r, uint32_t steps_max)
 {
     char message[ENGINE_MESSAGE_BYTES];
     struct engine_config config = {.simulate = true,
                                    .sim_step_ns = STEP_NS,
                                    .sim_prefill_ns_per_token = PREFILL_NS,
+                                   .steps_max = steps_max,
                                    .rows_max = ROWS_MAX,
                                    .tokens_max = 4096};
     assert_int_equal(engine_open(&config, message, &r->engine), 0);
     assert_int_equal(engine_batch_new(r->engine, &r->batch), 0);
+}
+
+static void rig_open(struct rig *r)
+{
+    rig_open_steps(r, 0);
 }
 
 static void rig_close(struct rig *r)
@@ -121,6 +127,38 @@ static void engine_has_one_step_in_flight(void **state)
     rig_close(&r);
 }
 
+/* The second begins when the first is done, and no earlier than it is posted. */
+static void engine_takes_a_second_step_behind_the_first(void **state)
+{
+    struct rig r;
+    struct engine_batch *second;
+    uint32_t random = 0;
+    (void)state;
+    rig_open_steps(&r, 2);
+    assert_int_equal(engine_batch_new(r.engine, &second), 0);
+    fill(&r, &random, 1);
+    struct engine_batch *first = r.batch;
+    r.batch = second;
+    fill(&r, &random, 1);
+    for (uint64_t late = 0; late <= STEP_NS; late += STEP_NS / 2) {
+        uint64_t begin = 1 + 10 * late;
+        assert_false(engine_busy(r.engine, ENGINE_POLICY));
+        assert_int_equal(engine_post(r.engine, first, begin), ENGINE_OK);
+        assert_false(engine_busy(r.engine, ENGINE_POLICY));
+        assert_int_equal(engine_post(r.engine, second, begin + late), ENGINE_OK);
+        assert_true(engine_busy(r.engine, ENGINE_POLICY));
+        assert_int_equal(engine_due_ns(r.engine), begin + STEP_NS);
+        assert_null(engine_next(r.engine, ENGINE_POLICY, begin + STEP_NS - 1));
+        assert_ptr_equal(engine_next(r.engine, ENGINE_POLICY, begin + STEP_NS), first);
+        assert_int_equal(engine_due_ns(r.engine), begin + 2 * STEP_NS);
+        assert_null(engine_next(r.engine, ENGINE_POLICY, begin + 2 * STEP_NS - 1));
+        assert_ptr_equal(engine_next(r.engine, ENGINE_POLICY, begin + 2 * STEP_NS), second);
+    }
+    assert_int_equal(engine_post(r.engine, first, 0), ENGINE_OK);
+    engine_batch_free(first); /* it is the engine's now, which frees it */
+    rig_close(&r);
+}
+
 static void engine_tokens_depend_on_the_random_bits_alone(void **state)
 {
     struct rng rng = {.state = check_number("SEED", 1)};
@@ -176,6 +214,7 @@ int main(void)
         cmocka_unit_test(engine_step_costs_the_same_whatever_its_rows),
         cmocka_unit_test(engine_prefill_costs_each_token_beyond_one_a_row),
         cmocka_unit_test(engine_has_one_step_in_flight),
+        cmocka_unit_test(engine_takes_a_second_step_behind_the_first),
         cmocka_unit_test(engine_tokens_depend_on_the_random_bits_alone),
         cmocka_unit_test(engine_forced_token_is_the_token),
         cmocka_unit_test(engine_tokens_of_a_seed_are_those_of_every_release),

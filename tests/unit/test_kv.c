@@ -1,7 +1,7 @@
 /* tests/unit/test_kv.c: KV pages. A model of the memory (which token's KV lies at each position of each
  * page) follows random adds, forks, extensions, commits, taints and ends on a pool too small for them,
  * with freed pages poisoned: every sequence must read its own tokens after every operation, the counts
- * must sum to the pool, and every reservation must be good. Single cases show the order of eviction,
+ * must sum to the pool, and every reservation must be good. So must they where tokens are told later, and taken back. Single cases show the order of eviction,
  * the isolation of tenants, and that a table where everything collides only costs time. */
 #include <inttypes.h>
 #include <setjmp.h>
@@ -29,6 +29,8 @@ struct shadow {
     uint32_t reserve_pages;
     uint32_t tenant;
     uint32_t computed;
+    uint32_t truncate_min; /* forks and the tree have so many */
+    bool untold;
     bool alive;
 };
 
@@ -111,6 +113,44 @@ static void extend(struct rig *r, uint32_t seq, uint32_t tokens)
     s->computed = s->count;
 }
 
+/* A token whose KV is there before anybody knows it; whether it is told or taken back comes later. */
+static void extend_unknown(struct rig *r, uint32_t seq)
+{
+    struct shadow *s = &r->seqs[seq];
+    struct kv_copy copy;
+    uint32_t count;
+    kv_seq_extend(r->kv, seq, NULL, 1, &copy);
+    if (copy.valid_tokens)
+        for (uint32_t i = 0; i < PAGE; i++)
+            r->memory[copy.to][i] = i < copy.valid_tokens ? r->memory[copy.from][i] : 0;
+    poison(r);
+    s->tokens[s->count] = draw(r, ALPHABET);
+    const uint32_t *pages = kv_seq_pages(r->kv, seq, &count);
+    r->memory[pages[s->count / PAGE]][s->count % PAGE] = value_at(s, s->count);
+    s->untold = true;
+}
+
+static void tell(struct rig *r, uint32_t seq)
+{
+    struct shadow *s = &r->seqs[seq];
+    kv_seq_tell(r->kv, seq, s->tokens[s->count]);
+    s->computed = ++s->count;
+    s->untold = false;
+}
+
+/* Not what the tree or a fork has. */
+static void truncate_some(struct rig *r, uint32_t seq)
+{
+    struct shadow *s = &r->seqs[seq];
+    if (s->untold && draw(r, 2)) {
+        kv_seq_truncate(r->kv, seq, s->count); /* the unknown one alone */
+    } else {
+        s->count = s->computed = s->truncate_min + draw(r, s->count - s->truncate_min + 1);
+        kv_seq_truncate(r->kv, seq, s->count);
+    }
+    s->untold = false;
+}
+
 static void add(struct rig *r)
 {
     struct shadow s = {.count = 1 + draw(r, 20), .tenant = draw(r, 2), .alive = true};
@@ -123,6 +163,7 @@ static void add(struct rig *r)
     uint32_t wanted = s.count;
     s.count = s.computed = kv_seq_match(r->kv, seq, s.tokens, s.count);
     assert_true(s.count < wanted && s.count % PAGE == 0);
+    s.truncate_min = s.count;
     r->seqs[seq] = s;
 }
 
@@ -130,10 +171,14 @@ static void fork_one(struct rig *r, uint32_t parent)
 {
     struct shadow s = r->seqs[parent];
     uint32_t seq;
-    s.count = s.computed = draw(r, s.computed + 1);
+    s.count = s.computed = s.truncate_min = draw(r, s.computed + 1);
+    s.untold = false;
     s.reserve_pages = (s.count + PAGE - 1) / PAGE + draw(r, 4);
-    if (kv_seq_fork(r->kv, parent, s.reserve_pages, s.count, &seq) == KV_OK)
-        r->seqs[seq] = s;
+    if (kv_seq_fork(r->kv, parent, s.reserve_pages, s.count, &seq) != KV_OK)
+        return;
+    r->seqs[seq] = s;
+    if (s.count > r->seqs[parent].truncate_min)
+        r->seqs[parent].truncate_min = s.count;
 }
 
 static void operate(struct rig *r)
@@ -143,12 +188,19 @@ static void operate(struct rig *r)
     uint32_t what = draw(r, 16);
     if (!s->alive) {
         add(r);
+    } else if (s->untold && what < 7) {
+        tell(r, seq);
     } else if (what < 7) {
         uint32_t room = s->reserve_pages * PAGE - s->count;
-        if (room)
+        if (room && draw(r, 2))
+            extend_unknown(r, seq);
+        else if (room)
             extend(r, seq, 1 + draw(r, room < 9 ? room : 9));
-    } else if (what < 10) {
+    } else if (what < 9) {
         kv_seq_commit(r->kv, seq, s->computed);
+        s->truncate_min = s->computed > s->truncate_min ? s->computed : s->truncate_min;
+    } else if (what < 10) {
+        truncate_some(r, seq);
     } else if (what < 13) {
         fork_one(r, seq);
     } else if (what < 14 && draw(r, 4) == 0) {

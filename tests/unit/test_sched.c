@@ -1,14 +1,19 @@
 /* tests/unit/test_sched.c: which sequences run in which step, under virtual time and on the simulated
  * engine: order, size, pause, removal at every moment, reuse of places, and when there is work. That
- * this holds for any order of calls is shown by tests/fuzz/fuzz_sched.c. */
+ * this holds for any order of calls is shown by tests/fuzz/fuzz_sched.c. And that nobody waits for the step of a
+ * device that broke, nor frees what it may still write. */
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <unistd.h>
 #include <sys/resource.h>
 #include <cmocka.h>
 
+#include "daemon/engine/impl.h"
+#include "daemon/sched/embed.h"
 #include "daemon/sched/sched.h"
 #include "tests/lib/check.h"
 
@@ -562,6 +567,112 @@ static void sched_misuse_stops_the_process(void **state)
                          what == NO_MISUSE ? 0 : 128 + SIGABRT);
 }
 
+/* ---- a device that breaks --------------------------------------------------------------------- */
+
+#define HANGS_S 20u
+
+/* Its steps never come to an end, and it says so as soon as it is asked for one. Until it is closed it writes to
+ * what was posted. */
+struct broken {
+    struct engine base;
+    struct engine_batch *batch[4];
+    uint32_t posted_count;
+    uint32_t written_count;
+};
+
+static void broken_post(struct engine *e, struct engine_batch *batch, uint64_t at_ns)
+{
+    struct broken *b = (struct broken *)(void *)e;
+    (void)at_ns;
+    b->batch[b->posted_count++] = batch;
+}
+
+static struct engine_batch *broken_next(struct engine *e, uint32_t place, uint64_t at_ns)
+{
+    (void)place, (void)at_ns;
+    (void)snprintf(e->failure, sizeof e->failure, "it broke");
+    return NULL;
+}
+
+static uint64_t broken_due_ns(const struct engine *e)
+{
+    (void)e;
+    return UINT64_MAX;
+}
+
+static int broken_fd(const struct engine *e, uint32_t place)
+{
+    (void)e, (void)place;
+    return -1;
+}
+
+static void broken_close(struct engine *e)
+{
+    struct broken *b = (struct broken *)(void *)e;
+    for (uint32_t i = 0; i < b->posted_count; i++, b->written_count++)
+        b->batch[i]->outputs[0].dot = 1;
+}
+
+static const struct engine_impl broken_impl = {.close = broken_close,
+                                               .post = broken_post,
+                                               .next = broken_next,
+                                               .due_ns = broken_due_ns,
+                                               .fd = broken_fd};
+
+static struct broken broken_make(uint32_t steps_max)
+{
+    struct broken b = {
+        .base = {.impl = &broken_impl, .config = {.rows_max = 4, .tokens_max = TOKENS_MAX}}};
+    b.base.info[ENGINE_POLICY] =
+        (struct engine_info){.present = true, .vocabulary = 9, .steps_max = steps_max};
+    b.base.info[ENGINE_EMBED] = (struct engine_info){
+        .present = true, .context_tokens = 8, .vector_size = 3, .steps_max = steps_max};
+    return b;
+}
+
+/* SIGALRM ends what waits for ever. */
+static void sched_does_not_wait_for_a_device_that_broke(void **state)
+{
+    (void)state;
+    for (uint32_t steps_max = 1; steps_max <= 2; steps_max++) {
+        struct broken b = broken_make(steps_max);
+        struct rig r = {.engine = &b.base};
+        (void)alarm(HANGS_S);
+        assert_int_equal(sched_new(&(struct sched_config){.seqs_max = 4,
+                                                          .groups_max = 4,
+                                                          .rows_max = 4,
+                                                          .tokens_max = TOKENS_MAX},
+                                   r.engine, &r.sched),
+                         0);
+        (void)add(&r, 1);
+        assert_int_equal(sched_poll(r.sched, 0), steps_max);
+        assert_int_equal(b.posted_count, steps_max);
+        sched_free(r.sched);
+        engine_close(r.engine);
+        assert_int_equal(b.written_count, steps_max);
+        (void)alarm(0);
+    }
+}
+
+static void embed_does_not_wait_for_a_device_that_broke(void **state)
+{
+    struct broken b = broken_make(1);
+    struct embed *embed;
+    uint32_t token = 1, text;
+    (void)state;
+    (void)alarm(HANGS_S);
+    assert_int_equal(
+        embed_new(&(struct embed_config){.texts_max = 1, .rows_max = 1, .tokens_max = 8}, &b.base,
+                  &embed),
+        0);
+    assert_int_equal(embed_add(embed, 0, &token, 1, &text), EMBED_OK);
+    assert_int_equal(embed_poll(embed, 0), 1);
+    embed_free(embed);
+    engine_close(&b.base);
+    assert_int_equal(b.written_count, 1);
+    (void)alarm(0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -585,6 +696,8 @@ int main(void)
         cmocka_unit_test(sched_due_time_is_now_then_the_end_of_the_step),
         cmocka_unit_test(sched_tokens_are_the_same_alone_and_in_a_crowd),
         cmocka_unit_test(sched_misuse_stops_the_process),
+        cmocka_unit_test(sched_does_not_wait_for_a_device_that_broke),
+        cmocka_unit_test(embed_does_not_wait_for_a_device_that_broke),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -2,7 +2,7 @@
 /* tests/unit/test_sched_model.c: scheduler, KV pages and the real engine together, on a tiny model and a cache
  * that is too small. Sequences come, fork, pause and go at random, freed pages are poisoned with NaN, and
  * each must write, bit for bit, what it writes alone, also when it was paused and others had its pages
- * meanwhile. What one tenant gets and when does not depend on
+ * meanwhile, and where steps are planned ahead, with rows discarded for it. What one tenant gets and when does not depend on
  * whether another asked the same before. 100,000 short sequences leave nothing behind and allocate
  * nothing. */
 #include <inttypes.h>
@@ -21,6 +21,7 @@
 #include <cmocka.h>
 
 #include "daemon/engine/engine_model.h"
+#include "daemon/engine/impl.h"
 #include "daemon/sched/sched.h"
 #include "tests/bench/count_malloc.h"
 #include "tests/lib/check.h"
@@ -40,11 +41,15 @@ struct written {
     float entropy;
 };
 
+static uint32_t steps_max = 1; /* of the engine: 2, and steps are planned ahead */
+static uint32_t ranks_count = 1;
+
 struct life { /* of one sequence */
     uint32_t prompt[LENGTH_MAX];
     uint32_t prompt_count;
     struct written own[OWN_MAX];
     uint32_t own_count;
+    uint32_t forced[OWN_MAX]; /* 1 + the token that was; 0: none */
     uint32_t wanted;
     uint64_t seed;
     uint32_t seq;
@@ -58,7 +63,6 @@ struct rig {
     struct engine *engine;
     struct sched *sched;
     uint32_t rows_max;
-    uint64_t steps;
 };
 
 /* Those that wrote all they wanted, up to so many. */
@@ -70,13 +74,14 @@ static void engine_make(struct rig *r, enum tiny_kind kind, uint32_t kv_pages, u
 {
     char message[ENGINE_MESSAGE_BYTES] = "";
     struct engine_info info;
-    struct engine_config config = {.ranks_count = 1,
-                                   .threads_count = 1, /* a step is too short for more */
+    struct engine_config config = {.ranks_count = ranks_count,
+                                   .threads_count = ranks_count, /* a step is too short for more */
                                    .cpu_level = -1,
                                    .rows_max = rows_max,
                                    .tokens_max = TOKENS_MAX,
                                    .context_tokens = LENGTH_MAX,
                                    .kv_bytes = 1u << 20,
+                                   .steps_max = steps_max,
                                    .dot_layer = 0};
     float vector[TINY_HIDDEN];
     r->folder = tiny_write(kind, 5);
@@ -104,7 +109,6 @@ static void sched_make(struct rig *r, uint32_t alive_max)
                                                       .poison = true},
                                r->engine, &r->sched),
                      0);
-    r->steps = 0;
 }
 
 static void rig_close(struct rig *r)
@@ -138,19 +142,12 @@ static bool step(struct rig *r, struct life *lives)
         return false;
     while (sched_due_ns(r->sched) == UINT64_MAX) {
         struct pollfd fd = {.fd = sched_fd(r->sched), .events = POLLIN};
-        if (poll(&fd, 1, 0) == 0) {
-            struct sched_stats stats;
-            sched_stats(r->sched, &stats);
-            if (stats.steps_count == r->steps)
-                return false; /* nothing is in flight */
-            (void)poll(&fd, 1, 1000);
-        }
+        if (r->engine->queues[0].count == 0)
+            return false; /* nothing is in flight */
+        (void)poll(&fd, 1, 1000);
         if (sched_poll(r->sched, 0))
             break;
     }
-    struct sched_stats stats;
-    sched_stats(r->sched, &stats);
-    r->steps = stats.steps_count;
     while (sched_next(r->sched, &result)) {
         struct life *l = &lives[result.user];
         assert_int_equal(result.sampled.numeric, 0); /* a poisoned page would show here */
@@ -171,18 +168,19 @@ static void run_alone(struct rig *r, const struct life *like)
 {
     struct life l = *like;
     struct sched *kept = r->sched;
-    uint64_t steps = r->steps;
     l.own_count = 0;
     sched_make(r, 0);
     struct sched_seq_args args = args_of(&l, 0, 1);
     args.sampling = args_of(&l, (uint32_t)like->seed, 1).sampling;
     assert_int_equal(sched_add(r->sched, &args, &l.seq), SCHED_OK);
-    while (l.own_count < like->own_count)
+    while (l.own_count < like->own_count) {
+        if (l.forced[l.own_count])
+            sched_force(r->sched, l.seq, l.forced[l.own_count] - 1);
         (void)step(r, &l);
+    }
     assert_memory_equal(l.own, like->own, like->own_count * sizeof l.own[0]);
     sched_free(r->sched);
     r->sched = kept;
-    r->steps = steps;
 }
 
 static void add(struct rig *r, struct life *lives, uint32_t user, struct rng *rng)
@@ -207,6 +205,7 @@ static void fork_one(struct rig *r, struct life *lives, uint32_t user, uint32_t 
     *l = *p;
     l->seed = user;
     l->own_count = 0;
+    memset(l->forced, 0, sizeof l->forced);
     l->wanted = 1 + (uint32_t)rng_below(rng, OWN_MAX);
     for (uint32_t i = 0; i < p->own_count; i++)
         l->prompt[l->prompt_count++] = p->own[i].token;
@@ -243,7 +242,25 @@ static void operate(struct rig *r, struct life *lives, uint32_t user, struct rng
     } else if (what == 3) {
         sched_resume(r->sched, l->seq);
         l->paused = false;
+    } else if (what ==
+               4) { /* no step is in flight but what is planned ahead: it is the next token */
+        l->forced[l->own_count] = 1 + (uint32_t)rng_below(rng, TINY_VOCABULARY);
+        sched_force(r->sched, l->seq, l->forced[l->own_count] - 1);
     }
+}
+
+/* Alone each is planned as it comes, a step at a time. */
+static void write_alone(enum tiny_kind kind)
+{
+    uint32_t steps = steps_max;
+    struct rig r;
+    steps_max = 1;
+    engine_make(&r, kind, PAGES, ROWS_MAX);
+    assert_true(ended_count > 50);
+    for (uint32_t i = 0, count = ended_count; i < count; i++)
+        run_alone(&r, &ended[i]);
+    rig_close(&r);
+    steps_max = steps;
 }
 
 static void sched_sequences_write_what_they_write_alone(void **state)
@@ -257,6 +274,8 @@ static void sched_sequences_write_what_they_write_alone(void **state)
         struct rig r;
         memset(lives, 0, sizeof lives);
         ended_count = 0;
+        ranks_count =
+            steps_max == 2 && k == 0 ? 2 : 1; /* they are to begin and end steps together */
         engine_make(&r, kinds[k], PAGES, ROWS_MAX);
         sched_make(&r, ALIVE_MAX);
         for (uint32_t turn = 0; turn < 600; turn++) {
@@ -276,11 +295,14 @@ static void sched_sequences_write_what_they_write_alone(void **state)
         assert_true(stats.parked_count > 10 && stats.recomputed_tokens_count > 0);
         assert_int_equal(stats.kv_pages_used, 0);
         assert_int_equal(stats.kv_pages_reserved, 0);
+        printf("%" PRIu64 " of %" PRIu64 " rows planned ahead in vain\n",
+               stats.rows_discarded_count, stats.rows_count);
+        assert_true(steps_max == 1 ? stats.rows_discarded_count == 0
+                                   : stats.rows_discarded_count > 100);
         sched_free(r.sched);
-        assert_true(ended_count > 50);
-        for (uint32_t i = 0, count = ended_count; i < count; i++)
-            run_alone(&r, &ended[i]);
         rig_close(&r);
+        write_alone(kinds[k]);
+        ranks_count = 1;
     }
 }
 
@@ -640,6 +662,51 @@ static void sched_a_forced_token_is_the_next(void **state)
     rig_close(&r);
 }
 
+/* The vector of a prompt in chunks beside a sequence that writes, paused for a step now and then. */
+static void pool_read(struct rig *r, bool pauses, float vector[TINY_HIDDEN])
+{
+    struct life beside = {.prompt_count = 3, .wanted = OWN_MAX, .seed = 1};
+    struct life like = {.prompt_count = 3 * TOKENS_MAX + 5, .seed = 2};
+    struct sched_result result = {.kind = SCHED_TOKEN};
+    uint32_t seq;
+    for (uint32_t i = 0; i < like.prompt_count; i++)
+        like.prompt[i] = i * 11 % TINY_VOCABULARY;
+    struct sched_seq_args args = args_of(&beside, 0, 1);
+    sched_make(r, 0);
+    assert_int_equal(sched_add(r->sched, &args, &beside.seq), SCHED_OK);
+    args = args_of(&like, 1, 1);
+    args.stem = true;
+    args.want = ENGINE_WANT_POOL;
+    assert_int_equal(sched_add(r->sched, &args, &seq), SCHED_OK);
+    for (uint32_t n = 0; result.kind != SCHED_READY; n++) {
+        struct pollfd fd = {.fd = sched_fd(r->sched), .events = POLLIN};
+        if (sched_poll(r->sched, 0) == 0)
+            (void)poll(&fd, 1, 1000);
+        while (result.kind != SCHED_READY && sched_next(r->sched, &result))
+            continue;
+        if (pauses && n % 4 == 1)
+            sched_pause(r->sched, seq);
+        if (pauses && n % 4 == 3)
+            sched_resume(r->sched, seq);
+    }
+    memcpy(vector, result.vector, TINY_HIDDEN * sizeof *vector);
+    while (sched_next(r->sched, &result))
+        continue;
+    sched_free(r->sched);
+}
+
+static void sched_hidden_states_are_pooled_once(void **state)
+{
+    float vectors[2][TINY_HIDDEN];
+    struct rig r;
+    (void)state;
+    engine_make(&r, TINY_LLAMA, PAGES, ROWS_MAX);
+    for (uint32_t i = 0; i < 2; i++)
+        pool_read(&r, i == 1, vectors[i]);
+    assert_memory_equal(vectors[0], vectors[1], sizeof vectors[0]);
+    rig_close(&r);
+}
+
 /* The dots of a sequence's tokens, until it has written count. */
 static void dots_read(struct rig *r, uint32_t seq, uint32_t count, uint32_t tokens[], float dots[])
 {
@@ -798,10 +865,19 @@ static void sched_tokens_that_the_model_does_not_have_stop_the_process(void **st
                          what == NO_MISUSE ? 0 : 128 + SIGABRT);
 }
 
+/* From here on. */
+static int plan_ahead(void **state)
+{
+    (void)state;
+    steps_max = 2;
+    return 0;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sched_a_forced_token_is_the_next),
+        cmocka_unit_test(sched_hidden_states_are_pooled_once),
         cmocka_unit_test(sched_forks_have_their_own_dots),
         cmocka_unit_test(sched_a_gang_shares_its_pages),
         cmocka_unit_test(sched_sequences_write_what_they_write_alone),
@@ -809,6 +885,11 @@ int main(void)
         cmocka_unit_test(sched_a_tenant_cannot_tell_what_another_asked),
         cmocka_unit_test(sched_a_tenant_cannot_tell_what_another_asks_beside_it),
         cmocka_unit_test(sched_tokens_that_the_model_does_not_have_stop_the_process),
+        cmocka_unit_test(sched_100000_short_sequences_leave_nothing_behind),
+        cmocka_unit_test_setup(sched_sequences_write_what_they_write_alone, plan_ahead),
+        cmocka_unit_test(sched_hidden_states_are_pooled_once),
+        cmocka_unit_test(sched_penalties_of_more_than_a_batch_holds_take_turns),
+        cmocka_unit_test(sched_a_tenant_cannot_tell_what_another_asks_beside_it),
         cmocka_unit_test(sched_100000_short_sequences_leave_nothing_behind),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -222,15 +222,53 @@ static void count_above(const struct log *log, const struct family_request *requ
     }
 }
 
+static void limits_row(struct policy_options *options, uint32_t row, uint32_t knob, double above)
+{
+    options->limits[row] =
+        (struct policy_limits_row){.knob = knob, .limits = {.used = 1u << options->curve_signal}};
+    options->limits[row].limits.above[options->curve_signal] = above;
+}
+
+/* Thresholds at the first reading, from the highest: of those between which no program of the log lies one, for
+ * they do the same. No label is looked at. */
+static uint32_t first_thresholds(const struct log *log, const struct family_request *request,
+                                 double thresholds[101])
+{
+    bool taken[102] = {
+        true}; /* by a program that is above threshold i and not above the one before */
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < log->runs_count; i++) {
+        uint32_t place = 0;
+        if (last_step(log, i, request->cap) < request->detects[0]) {
+            continue;
+        }
+        double value =
+            signal_at(log, i, &request->base, request->detects[0], request->base.curve_signal);
+        while (place <= 100 && value <= threshold_of(100 - (int32_t)place) + CERTAINDEX_EQUAL) {
+            place++;
+        }
+        taken[place] = true;
+    }
+    for (int32_t percent = 100; percent >= 0; percent--) {
+        if (taken[100 - percent]) {
+            thresholds[count++] = threshold_of(percent);
+        }
+    }
+    return count;
+}
+
 /* At the detect point every threshold, as `static` has them; at each reading after it the lowest one above
  * which, whatever comes above it, no larger share than this is lost, counting one more than was: few programs
- * without a loss prove little. A share of 0 stops nobody there: what `static` can be is among them. The chain is
- * by share, from the highest threshold down. */
+ * without a loss prove little. In the first chain nobody stops there: it is what `static` can be, was not
+ * learned, and so is decided on all problems as `static` is. */
 static void add_k_step(const struct log *log, const struct family_request *request,
                        const bool *learn_from, struct family *family)
 {
-    static const double shares[] = {0, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1};
+    static const double shares[] = {0,     0.001,  0.002, 0.003, 0.004, 0.005,
+                                    0.006, 0.0075, 0.01,  0.02,  0.05,  0.1};
+    double thresholds[101];
     uint32_t knobs[POLICY_ROWS_MAX];
+    uint32_t thresholds_count = first_thresholds(log, request, thresholds);
     uint32_t count = readings(log, request, knobs);
     struct above *above = need(calloc(count > 0 ? count : 1, sizeof *above));
     for (uint32_t k = 0; k < count; k++) {
@@ -241,17 +279,15 @@ static void add_k_step(const struct log *log, const struct family_request *reque
         options.detect = request->detects[0];
         options.limits_count = count;
         for (uint32_t k = 0; k < count; k++) {
-            uint32_t percent = 100;
-            while (percent > 0 && above[k].lost[percent - 1] + 1.0 <=
-                                      shares[s] * (above[k].stopped[percent - 1] + 1.0)) {
-                percent--;
+            uint32_t lowest = 100;
+            for (uint32_t p = 100; p-- > 0;) {
+                bool kept = above[k].lost[p] + 1.0 <= shares[s] * (above[k].stopped[p] + 1.0);
+                lowest = kept ? p : lowest;
             }
-            options.limits[k] = (struct policy_limits_row){
-                .knob = knobs[k], .limits = {.used = 1u << options.curve_signal}};
-            options.limits[k].limits.above[options.curve_signal] = percent / 100.0;
+            limits_row(&options, k, knobs[k], lowest / 100.0);
         }
-        for (int32_t percent = 100; percent >= 0; percent--) {
-            options.limits[0].limits.above[options.curve_signal] = threshold_of(percent);
+        for (uint32_t t = 0; t < thresholds_count; t++) {
+            limits_row(&options, 0, options.detect, thresholds[t]);
             add(family, s, &options);
         }
     }
@@ -321,12 +357,32 @@ static void curve_row(const struct bins *bins, uint32_t knob, uint32_t cap, doub
     }
 }
 
+/* What `static` can be, with thresholds of tenths: whoever is not let stop at the first reading goes to the
+ * cap. */
+static void add_curve_once_bold(const struct family_request *request, uint32_t cap,
+                                struct family *family)
+{
+    struct policy_options options = request->base;
+    options.detect = request->detects[0];
+    options.curve_count = 2;
+    options.curve[0].knob = options.detect;
+    options.curve[1].knob = options.detect + 1;
+    for (uint32_t b = 0; b < POLICY_BINS; b++) {
+        options.curve[0].total[b] = options.curve[1].total[b] = cap;
+    }
+    add(family, 0, &options);
+    for (uint32_t b = POLICY_BINS; b-- > 0;) {
+        options.curve[0].total[b] = options.detect;
+        add(family, 0, &options);
+    }
+}
+
 static void add_curve(const struct log *log, const struct family_request *request,
                       const bool *learn_from, struct family *family)
 {
-    static const double quantiles[] = {2,     0.9995, 0.999, 0.998, 0.997, 0.996, 0.995,
-                                       0.993, 0.99,   0.985, 0.98,  0.97,  0.96,  0.95,
-                                       0.9,   0.85,   0.8,   0.7,   0.6,   0.5};
+    static const double quantiles[] = {0.9995, 0.999, 0.998, 0.997, 0.996, 0.995, 0.993,
+                                       0.99,   0.985, 0.98,  0.97,  0.96,  0.95,  0.9,
+                                       0.85,   0.8,   0.7,   0.6,   0.5};
     uint32_t knobs[POLICY_ROWS_MAX];
     uint32_t count = readings(log, request, knobs);
     uint32_t cap = 0;
@@ -336,6 +392,7 @@ static void add_curve(const struct log *log, const struct family_request *reques
         uint32_t last = last_step(log, i, request->cap);
         cap = last > cap ? last : cap;
     }
+    add_curve_once_bold(request, cap, family);
     for (uint32_t k = 0; k < count; k++) {
         struct bins bins;
         bins_fill(log, request, learn_from, knobs[k], &bins);
@@ -349,11 +406,11 @@ static void add_curve(const struct log *log, const struct family_request *reques
         options.detect = request->detects[0];
         options.curve_count = count;
         memcpy(options.curve, made[q].curve, sizeof options.curve);
-        add(family, q, &options);
+        add(family, q + 1, &options);
         /* And bold at the first reading, as `static` is: from a bin on it stops there. */
         for (uint32_t b = POLICY_BINS; b-- > 0 && count > 0;) {
             options.curve[0].total[b] = knobs[0];
-            add(family, q, &options);
+            add(family, q + 1, &options);
         }
     }
     free(made);
@@ -390,6 +447,24 @@ static void add_give_up(const struct family_request *request, const struct polic
     }
 }
 
+/* Every candidate once more, that gives up as well. The table was learned, and so are they. */
+static void add_giving_up(const struct log *log, const struct family_request *request,
+                          const bool *learn_from, struct family *family)
+{
+    struct policy_options table = request->base;
+    uint32_t count = family->count;
+    uint32_t chains = family->chains_count;
+    table.detect = request->detects[0];
+    chance_rows(log, request, learn_from, &table);
+    for (uint32_t c = 0; c < count; c++) {
+        struct policy_options options = family->options[c];
+        options.give_up_below = request->give_up_below;
+        options.chance_count = table.chance_count;
+        memcpy(options.chance, table.chance, sizeof options.chance);
+        add(family, chains + family->chain[c], &options);
+    }
+}
+
 bool family_is_learned(const struct family_request *request)
 {
     static const bool learned[POLICY_KINDS] = {[POLICY_K_STEP] = true,
@@ -400,14 +475,19 @@ bool family_is_learned(const struct family_request *request)
     return learned[request->base.kind] || request->give_up_below > 0;
 }
 
+/* Grids; of what is learned the first chain, which is `static`. */
+static const uint32_t ordered_chains[POLICY_KINDS] = {
+    [POLICY_STATIC] = UINT32_MAX, [POLICY_ESC] = UINT32_MAX,
+    [POLICY_K_STEP] = 1,          [POLICY_ADAPTIVE_CONSISTENCY] = UINT32_MAX,
+    [POLICY_CURVE_ONCE] = 1,      [POLICY_CURVE_EACH_STEP] = 1};
+
 void family_build(const struct log *log, const struct family_request *request,
                   const bool *learn_from, struct family *ret_family)
 {
     struct family_request with = *request;
     *ret_family = (struct family){.learned = family_is_learned(request)};
-    if (request->give_up_below > 0 || request->base.kind == POLICY_GIVE_UP) {
+    if (request->base.kind == POLICY_GIVE_UP) {
         chance_rows(log, request, learn_from, &with.base);
-        with.base.give_up_below = request->give_up_below;
     }
     switch (request->base.kind) {
     case POLICY_STATIC:
@@ -441,5 +521,11 @@ void family_build(const struct log *log, const struct family_request *request,
     case POLICY_KINDS:
         add(ret_family, 0, &with.base); /* nothing to choose */
         break;
+    }
+    uint32_t ordered = ordered_chains[request->base.kind];
+    ret_family->ordered_count =
+        ordered < ret_family->chains_count ? ordered : ret_family->chains_count;
+    if (request->give_up_below > 0) {
+        add_giving_up(log, request, learn_from, ret_family);
     }
 }

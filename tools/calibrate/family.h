@@ -30,7 +30,9 @@ struct family {
     uint32_t *chain;                /* [count] ascending; candidates of a chain from safe to bold */
     uint32_t count;
     uint32_t chains_count;
-    bool learned; /* from the problems of the mask */
+    uint32_t
+        ordered_count; /* the first chains: they and their order stood before any data was seen */
+    bool learned;      /* some of the others, from the problems of the mask */
 };
 
 /* learn_from: [problems_count] problems that thresholds and curves may be read off. */

@@ -170,48 +170,61 @@ double fit_bound_points(const struct evaluation *e, uint32_t candidate,
     return 100 * bound;
 }
 
-static uint32_t choose_empirical(const struct evaluation *e, const struct fit_request *request,
-                                 const bool *mask)
+/* The best so far. */
+struct choice {
+    uint32_t candidate;
+    double saving; /* never stopping counts as nothing saved */
+};
+
+static void choice_take(struct choice *choice, const struct evaluation *e, uint32_t candidate,
+                        const struct fit_parts *parts)
 {
-    uint32_t best = 0;
-    double most = 0; /* never stopping counts as nothing saved */
+    double saving = score_of(e, candidate, parts->all).saving_percent;
+    if (saving > choice->saving) {
+        *choice = (struct choice){candidate, saving};
+    }
+}
+
+const bool *fit_mask(const struct family *family, const struct fit_request *request,
+                     uint32_t candidate, const struct fit_parts *parts)
+{
+    bool needs_order = request->test != FIT_EMPIRICAL || family->learned;
+    return needs_order && family->chain[candidate] >= family->ordered_count ? parts->test
+                                                                            : parts->all;
+}
+
+static void choose_empirical(const struct evaluation *e, const struct family *family,
+                             const struct fit_request *request, const struct fit_parts *parts,
+                             struct choice *choice)
+{
     for (uint32_t c = 0; c < e->candidates_count; c++) {
-        struct score score = score_of(e, c, mask);
-        double loss = score.lost_points + request->margin * score.lost_error_points;
-        if (loss <= request->allowed_points && score.saving_percent > most) {
-            most = score.saving_percent;
-            best = c;
+        struct score score = score_of(e, c, fit_mask(family, request, c, parts));
+        if (score.lost_points + request->margin * score.lost_error_points <=
+            request->allowed_points) {
+            choice_take(choice, e, c, parts);
         }
     }
-    return best;
 }
 
 /* Chains one after the other; each ends at the first candidate that is not shown to be safe. What
  * was tested before does not depend on what comes after, so one level serves a whole chain. */
-static uint32_t choose_by_chains(const struct evaluation *e, const struct family *family,
-                                 const struct fit_request *request, const bool *mask)
+static void choose_by_chains(const struct evaluation *e, const struct family *family,
+                             const struct fit_request *request, double delta,
+                             const struct fit_parts *parts, struct choice *choice)
 {
     float *scratch = floats(e->problems_count);
-    double delta = request->delta / family->chains_count;
-    uint32_t best = 0;
-    double most = 0;
     uint32_t ended = UINT32_MAX;
-    for (uint32_t c = 0; c < family->count; c++) {
+    for (uint32_t c = 0; c < family->count && family->chain[c] < family->ordered_count; c++) {
         if (family->chain[c] == ended) {
             continue;
         }
-        if (!is_safe(e, c, request, delta, mask, scratch)) {
+        if (!is_safe(e, c, request, delta, parts->all, scratch)) {
             ended = family->chain[c];
             continue;
         }
-        double saving = score_of(e, c, mask).saving_percent;
-        if (saving > most) {
-            most = saving;
-            best = c;
-        }
+        choice_take(choice, e, c, parts);
     }
     free(scratch);
-    return best;
 }
 
 struct place {
@@ -229,45 +242,56 @@ static int by_flips(const void *a, const void *b)
     return flips != 0 ? flips : saving != 0 ? saving : (x->candidate > y->candidate) * 2 - 1;
 }
 
-/* The frontier of flips and saving on one part of the problems, from safe to bold, is a chain for the
+/* The frontier of flips and saving on one part of the problems, from safe to bold, is one chain for the
  * other part (Laufer-Goldshtein et al. 2023). */
-static uint32_t choose_by_frontier(const struct evaluation *e, const struct fit_request *request,
-                                   const bool *mask, const bool *order_by)
+static void choose_by_frontier(const struct evaluation *e, const struct family *family,
+                               const struct fit_request *request, double delta,
+                               const struct fit_parts *parts, struct choice *choice)
 {
     struct place *places = calloc(e->candidates_count, sizeof *places);
     float *scratch = floats(e->problems_count);
-    uint32_t best = 0;
+    uint32_t count = 0;
     double most = 0;
     for (uint32_t c = 0; places != NULL && c < e->candidates_count; c++) {
-        struct score score = score_of(e, c, order_by);
-        /* Flips, not the net loss: what gained by luck on this part is not the safest on the other. */
-        places[c] = (struct place){score.flipped_points, score.saving_percent, c};
+        if (family->chain[c] >= family->ordered_count) {
+            struct score score = score_of(e, c, parts->learn);
+            /* Flips, not the net loss: what gained by luck on this part is not the safest on the other. */
+            places[count++] = (struct place){score.flipped_points, score.saving_percent, c};
+        }
     }
     if (places != NULL) {
-        qsort(places, e->candidates_count, sizeof *places, by_flips);
+        qsort(places, count, sizeof *places, by_flips);
     }
-    for (uint32_t i = 0; places != NULL && i < e->candidates_count; i++) {
+    for (uint32_t i = 0; i < count; i++) {
         uint32_t c = places[i].candidate;
         if (places[i].saving <= most) {
             continue; /* not on the frontier */
         }
-        if (!is_safe(e, c, request, request->delta, mask, scratch)) {
+        if (!is_safe(e, c, request, delta, parts->test, scratch)) {
             break;
         }
         most = places[i].saving;
-        best = c;
+        choice_take(choice, e, c, parts);
     }
     free(scratch);
     free(places);
-    return best;
 }
 
 uint32_t fit_choose(const struct evaluation *evaluation, const struct family *family,
-                    const struct fit_request *request, const bool *mask, const bool *order_by)
+                    const struct fit_request *request, const struct fit_parts *parts)
 {
+    struct choice choice = {.candidate = 0};
+    /* Chains stand side by side, so each has its part of delta, and the frontier of the rest one: with
+     * a chance of at least 1 - delta none of them passes a candidate that loses too much, and then
+     * whichever of those that passed is taken does not. So what stands before the data is decided on all
+     * problems, and what was learned can only add to it. */
+    bool has_others = family->chains_count > family->ordered_count;
+    double delta = request->delta / (family->ordered_count + has_others);
     if (request->test == FIT_EMPIRICAL) {
-        return choose_empirical(evaluation, request, mask);
+        choose_empirical(evaluation, family, request, parts, &choice);
+        return choice.candidate;
     }
-    return order_by != NULL ? choose_by_frontier(evaluation, request, mask, order_by)
-                            : choose_by_chains(evaluation, family, request, mask);
+    choose_by_chains(evaluation, family, request, delta, parts, &choice);
+    choose_by_frontier(evaluation, family, request, delta, parts, &choice);
+    return choice.candidate;
 }

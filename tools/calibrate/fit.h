@@ -61,12 +61,20 @@ struct fit_request {
     double margin; /* empirical: standard errors that are added to the loss seen */
 };
 
-/* mask: problems to decide on; for learned families, and for grids without an order, `order_by` is
- * the part that thresholds were read off and that puts candidates in order (Pareto testing), and
- * must not overlap mask. NULL: chains are tested as they stand, each with its part of delta. Returns
- * the candidate; 0, which never stops, when no other is shown to be safe. */
+/* The problems of a choice. What stood before any data was seen is decided on all of them; the rest
+ * was learned from one part, or is put in order by it (Pareto testing), and is decided on the other. */
+struct fit_parts {
+    const bool *all;
+    const bool *learn; /* of all, as is */
+    const bool *test;  /* the others */
+};
+/* Those that a candidate is decided on. */
+const bool *fit_mask(const struct family *family, const struct fit_request *request,
+                     uint32_t candidate, const struct fit_parts *parts);
+
+/* Returns the candidate; 0, which never stops, when no other is shown to be safe. */
 uint32_t fit_choose(const struct evaluation *evaluation, const struct family *family,
-                    const struct fit_request *request, const bool *mask, const bool *order_by);
+                    const struct fit_request *request, const struct fit_parts *parts);
 
 /* Upper bound of the loss of one candidate, in points; 100 when nothing can be said. */
 double fit_bound_points(const struct evaluation *evaluation, uint32_t candidate,

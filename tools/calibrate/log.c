@@ -17,6 +17,8 @@ struct names {
     uint32_t slots; /* a power of two */
 };
 
+#define NOT_SAID (CERTAINDEX_EMPTY - 1)
+
 struct reading {
     struct log *log;
     const char *path;
@@ -32,6 +34,7 @@ struct reading {
     char program[128];  /* the current one */
     int8_t *right;      /* [steps] of this step alone */
     int8_t *right_now;  /* as the log says it */
+    uint32_t *now;      /* [steps] likewise; NOT_SAID */
 };
 
 __attribute__((format(printf, 2, 3))) static int refuse(struct reading *r, const char *format, ...)
@@ -156,6 +159,7 @@ static void room_for_step(struct reading *r)
     log->now = grow(log->now, room, sizeof *log->now);
     r->right = grow(r->right, room, sizeof *r->right);
     r->right_now = grow(r->right_now, room, sizeof *r->right_now);
+    r->now = grow(r->now, room, sizeof *r->now);
     r->steps_room = room;
 }
 
@@ -179,7 +183,12 @@ static int begin_run(struct reading *r, const struct runlog_row *row)
     struct log_run *run = &log->runs[log->runs_count++];
     *run = (struct log_run){.first = log->steps_count,
                             .problem = names_take(&r->problems, row->problem),
-                            .chain = strcmp(row->algorithm, "cot") == 0};
+                            .chain = strcmp(row->algorithm, "cot") == 0,
+                            .stopped = strcmp(row->ended, "settled") == 0 ||
+                                       strcmp(row->ended, "given_up") == 0 ||
+                                       strcmp(row->ended, "budget") == 0,
+                            .knob = row->knob,
+                            .cap = row->cap};
     (void)snprintf(run->level, sizeof run->level, "%.15s", row->level);
     (void)snprintf(run->name, sizeof run->name, "%.31s", row->program);
     (void)snprintf(r->program, sizeof r->program, "%.127s", row->program);
@@ -222,6 +231,7 @@ static int take_row(struct reading *r, const char *algorithm, const struct runlo
     log->hesitant[at] = row->hesitant;
     r->right[at] = (int8_t)row->right;
     r->right_now[at] = (int8_t)row->right_now;
+    r->now[at] = row->answer_now[0] != '\0' ? group_of(r, row->answer_now) : NOT_SAID;
     log->has_reward = log->has_reward || isfinite(row->reward);
     log->has_confidence = log->has_confidence || isfinite(row->confidence);
     log->steps_count++;
@@ -285,6 +295,7 @@ static void aggregate(const struct reading *r)
         }
         for (uint32_t s = run->first; s < run->first + run->count; s++) {
             log->right[s] = r->right_now[s] >= 0 ? r->right_now[s] : log->right[s];
+            log->now[s] = r->now[s] != NOT_SAID ? r->now[s] : log->now[s];
             log->labelled = log->labelled && log->right[s] >= 0;
         }
     }
@@ -351,6 +362,7 @@ int log_read(const char *path, const char *algorithm, struct log *ret_log,
     free(r.groups);
     free(r.right);
     free(r.right_now);
+    free(r.now);
     names_free(&r.problems);
     names_free(&r.programs);
     if (rc != 0) {

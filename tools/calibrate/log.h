@@ -18,6 +18,9 @@ struct log_run {
     uint32_t count;
     uint32_t problem; /* 0 .. problems_count-1 */
     bool chain;       /* cot: steps are probes, the last one is the end */
+    bool stopped;     /* before its cap: what would have come then is unknown */
+    uint32_t knob;    /* that it had reached; fewer steps may have given an answer. 0: not said */
+    uint32_t cap;     /* likewise, that it might have reached */
     char level[16];
     char name[32];
 };

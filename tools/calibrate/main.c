@@ -23,6 +23,7 @@ enum option_key {
     KEY_TEST,
     KEY_MARGIN,
     KEY_JUDGE,
+    KEY_LEARN,
     KEY_SPLITS,
     KEY_SEED,
     KEY_PLOT,
@@ -51,6 +52,8 @@ static const struct argp_option option_table[] = {
     {"delta", KEY_DELTA, "P", 0, "chance that more is lost (0.05)", 0},
     {"test", KEY_TEST, "NAME", 0, "betting, flips or empirical (betting)", 0},
     {"margin", KEY_MARGIN, "Z", 0, "empirical: standard errors added to the loss (1)", 0},
+    {"learn", KEY_LEARN, "SHARE", 0,
+     "learns curves, thresholds for each n and orders from this share of the problems (0.5)", 0},
     {"judge", KEY_JUDGE, "SHARE", 0, "keeps this share of the problems to judge by (0)", 0},
     {"splits", KEY_SPLITS, "N", 0, "repeats that with N different parts (1)", 0},
     {"seed", KEY_SEED, "N", 0, "of the choice of parts (1)", 0},
@@ -169,6 +172,9 @@ static error_t take_fit_option(int key, char *text, struct argp_state *state, st
     case KEY_MARGIN:
         r->fit.margin = real(state, text, 0, 10);
         return 0;
+    case KEY_LEARN:
+        r->learn_share = real(state, text, 0.05, 0.95);
+        return 0;
     case KEY_JUDGE:
         r->judge_share = real(state, text, 0, 0.9);
         return 0;
@@ -261,6 +267,7 @@ int main(int argc, char **argv)
         .fit = {.test = FIT_BETTING, .delta = 0.05, .margin = 1},
         .allowed_points = {1},
         .allowed_count = 1,
+        .learn_share = 0.5,
         .splits_count = 1,
         .seed = 1,
         .name = "calibrated",

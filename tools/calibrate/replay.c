@@ -32,7 +32,7 @@ static uint32_t chain_end(const struct log *log, const struct log_run *run, uint
                           uint64_t *ret_length)
 {
     uint32_t end = run->first + run->count - 1;
-    *ret_length = log->tokens[end];
+    *ret_length = log->tokens[end]; /* of a stopped one, where that was */
     if (cap > 0 && cap < *ret_length) {
         *ret_length = cap;
         while (end > run->first && log->tokens[end] > cap) {
@@ -42,22 +42,42 @@ static uint32_t chain_end(const struct log *log, const struct log_run *run, uint
     return end;
 }
 
+/* At the tokens a step so far, of chains at one token each. */
+static void goes_on(const struct log_run *run, uint32_t knob_seen, uint32_t knob_cap,
+                    struct outcome *outcome)
+{
+    uint64_t left = knob_cap > knob_seen ? knob_cap - knob_seen : 0;
+    double step =
+        run->chain || knob_seen == 0 ? 1 : (double)outcome->full_tokens / (double)knob_seen;
+    outcome->unknown = true;
+    outcome->more_tokens = (uint64_t)(step * (double)left);
+}
+
 static struct outcome replay_chain(struct replay *replay, const struct log_run *run,
                                    const struct policy_options *options, uint32_t cap)
 {
     const struct log *log = replay->log;
     uint64_t length;
     uint32_t end = chain_end(log, run, cap, &length);
-    uint32_t last = run->first + run->count - 1;
+    /* All steps of a stopped chain are probes; otherwise the last one is its end. */
+    uint32_t last = run->first + run->count - !run->stopped;
     uint32_t at = run->first;
     bool right = log->right[end] > 0;
     struct outcome outcome = {
         .tokens = length, .full_tokens = length, .full_right = right, .right = right};
-    struct policy_view view = {.probes = replay->probes, .knob_cap = (uint32_t)length};
+    uint32_t longest = run->stopped && run->cap > length ? run->cap : (uint32_t)length;
+    longest = cap > 0 && cap < longest ? cap : longest;
+    struct policy_view view = {.probes = replay->probes, .knob_cap = longest};
+    for (uint32_t i = run->first; i <= end && i < last; i++)
+        outcome.full_probes += log->probe_tokens[i];
     struct policy_decision decision = policy_decide(options, &view);
     while (decision.verdict == POLICY_CONTINUE) {
         while (at < last && log->tokens[at] < decision.knob) {
             at++;
+        }
+        if (at == last && longest > length) {
+            goes_on(run, (uint32_t)length, longest, &outcome);
+            return outcome;
         }
         if (at == last || log->tokens[at] >= view.knob_cap) {
             outcome.knob = view.knob_cap;
@@ -115,31 +135,45 @@ struct certaindex replay_signals(const struct log *log, uint32_t run,
     return seen;
 }
 
+/* Steps of a program that has reached this knob. Not every step gives an answer: those that gave none are
+ * taken to be the last. */
+static uint32_t steps_at(const struct log_run *run, uint32_t knob_seen, uint32_t knob)
+{
+    return knob >= knob_seen || knob > run->count ? run->count : knob;
+}
+
 struct outcome replay_run(struct replay *replay, uint32_t idx, const struct policy_options *options,
                           uint32_t cap)
 {
     const struct log *log = replay->log;
     const struct log_run *run = &log->runs[idx];
     uint32_t counts[2 * POLICY_ANSWERS_MAX];
-    uint32_t last = cap > 0 && cap < run->count ? cap : run->count;
-    struct policy_view view = {.knob_cap = last};
     if (run->chain) {
         return replay_chain(replay, run, options, cap);
     }
-    struct outcome outcome = {.full_tokens = log->tokens[run->first + last - 1],
-                              .full_right = log->right[run->first + last - 1] > 0};
+    uint32_t seen = run->knob > 0 ? run->knob : run->count;
+    uint32_t knob_cap = run->stopped && run->cap > seen ? run->cap : seen;
+    knob_cap = cap > 0 && cap < knob_cap ? cap : knob_cap;
+    uint32_t last = run->first + steps_at(run, seen, knob_cap) - 1;
+    struct policy_view view = {.knob_cap = knob_cap};
+    struct outcome outcome = {.full_tokens = log->tokens[last], .full_right = log->right[last] > 0};
     view_steps(log, run, 0, counts, &view);
     struct policy_decision decision = policy_decide(options, &view);
     while (decision.verdict == POLICY_CONTINUE) {
-        view_steps(log, run, decision.knob, counts, &view);
+        if (decision.knob > seen) {
+            goes_on(run, seen, knob_cap, &outcome);
+            return outcome;
+        }
+        view_steps(log, run, steps_at(run, seen, decision.knob), counts, &view);
+        view.knob_done = decision.knob;
         decision = policy_decide(options, &view);
     }
     outcome.knob = view.knob_done;
-    outcome.stopped = view.knob_done < last;
+    outcome.stopped = view.knob_done < knob_cap;
     outcome.gave_up = decision.verdict == POLICY_GIVEN_UP;
     outcome.tokens = view.tokens_count;
-    outcome.right = view.knob_done > 0 && log->right[run->first + view.knob_done - 1] > 0;
-    outcome.changed = view.knob_done == 0 ||
-                      log->now[run->first + view.knob_done - 1] != log->now[run->first + last - 1];
+    uint32_t at = run->first + view.answers_count - 1;
+    outcome.right = view.answers_count > 0 && log->right[at] > 0;
+    outcome.changed = view.answers_count == 0 || log->now[at] != log->now[last];
     return outcome;
 }

@@ -1,7 +1,8 @@
 /* tools/calibrate/replay.h — what a policy would have done with a program of the log.
  *
  * The decisions are those of the daemon: the same policy_decide() on the same view. What comes after
- * the stop is ignored, which is exact as long as the policy changes nothing before it.
+ * the stop is ignored, which is exact as long as the policy changes nothing before it. A program that was
+ * stopped before its cap can be judged by policies that stop it there or earlier.
  *
  * Memory: scratch grows on the heap, until replay_free(). */
 #pragma once
@@ -17,13 +18,17 @@ struct replay {
 struct outcome {
     uint64_t tokens;       /* generated */
     uint64_t probe_tokens; /* on top of them */
-    uint64_t full_tokens;  /* at the cap, without probes */
+    uint64_t full_tokens;  /* at the cap, without probes; of a stopped one what it spent so far */
+    uint64_t full_probes;  /* chains: probes that the log has, beside them */
     uint32_t knob;         /* where it ended */
     bool right;
     bool full_right; /* at the cap */
     bool stopped;    /* before the cap */
     bool gave_up;
-    bool changed; /* its answer is not the one at the cap */
+    bool changed; /* its answer is not the one at the cap, or where it was stopped */
+    bool
+        unknown; /* it would have gone on where the program was stopped: nothing of the above holds */
+    uint64_t more_tokens; /* unknown: what that costs to the cap, at the tokens a step so far */
 };
 
 void replay_init(struct replay *replay, const struct log *log);

@@ -60,16 +60,16 @@ static double share_of(uint64_t hash, uint64_t seed)
 }
 
 static void parts_choose(struct parts *parts, const struct log *log, const struct request *request,
-                         uint32_t split, bool halves)
+                         uint32_t split)
 {
     for (uint32_t p = 0; p < log->problems_count; p++) {
         uint64_t hash = log->problem_hashes[p];
         uint64_t seed = (uint64_t)request->seed + split;
         parts->judge[p] = share_of(hash, 2 * seed) < request->judge_share;
         parts->fit[p] = !parts->judge[p];
-        bool first_half = share_of(hash, 2 * seed + 1) < 0.5;
-        parts->learn[p] = parts->fit[p] && (!halves || first_half);
-        parts->test[p] = parts->fit[p] && (!halves || !first_half);
+        bool learn = share_of(hash, 2 * seed + 1) < request->learn_share;
+        parts->learn[p] = parts->fit[p] && learn;
+        parts->test[p] = parts->fit[p] && !learn;
     }
 }
 
@@ -152,7 +152,6 @@ struct calibration {
     struct family family;
     struct evaluation evaluation;
     struct parts parts;
-    bool halves;
     struct line fitted[ALLOWED_MAX];
     struct line judged[ALLOWED_MAX];
     uint32_t chosen[ALLOWED_MAX]; /* by the first split */
@@ -162,7 +161,7 @@ static void run_split(struct calibration *c, uint32_t split)
 {
     const struct request *request = c->request;
     bool judges = request->judge_share > 0;
-    parts_choose(&c->parts, c->log, request, split, c->halves);
+    parts_choose(&c->parts, c->log, request, split);
     if (c->family.count == 0 || c->family.learned) {
         family_free(&c->family);
         evaluation_free(&c->evaluation);
@@ -172,9 +171,10 @@ static void run_split(struct calibration *c, uint32_t split)
     for (uint32_t a = 0; a < request->allowed_count; a++) {
         struct fit_request fit = request->fit;
         fit.allowed_points = request->allowed_points[a];
-        uint32_t chosen = fit_choose(&c->evaluation, &c->family, &fit, c->parts.test,
-                                     c->halves ? c->parts.learn : NULL);
-        struct score fitted = score_of(&c->evaluation, chosen, c->parts.test);
+        const struct fit_parts parts = {c->parts.fit, c->parts.learn, c->parts.test};
+        uint32_t chosen = fit_choose(&c->evaluation, &c->family, &fit, &parts);
+        struct score fitted =
+            score_of(&c->evaluation, chosen, fit_mask(&c->family, &fit, chosen, &parts));
         line_add(&c->fitted[a], &fitted, chosen == 0);
         if (judges) {
             struct score judged = score_of(&c->evaluation, chosen, c->parts.judge);
@@ -279,23 +279,20 @@ int report_calibration(struct log *log, struct request *request, char message[LO
     if (rc != 0) {
         return rc;
     }
-    /* What is read off the data, or is in no order before it, is tested on data that it was not read
-     * off. */
-    c.halves = family_is_learned(&request->family) ||
-               (request->fit.test != FIT_EMPIRICAL && request->family.base.kind == POLICY_PROBE);
     parts_init(&c.parts, log->problems_count);
     /* The first split comes last: its choice is what is printed and written. */
     for (uint32_t split = request->splits_count; split-- > 0;) {
         run_split(&c, split);
     }
     print_table(&c);
+    const struct fit_parts parts = {c.parts.fit, c.parts.learn, c.parts.test};
+    const bool *mask = fit_mask(&c.family, &request->fit, c.chosen[0], &parts);
     if (request->output != NULL) {
         rc = write_profile(log, request, &c.evaluation, &c.family, c.chosen[0],
-                           request->allowed_points[0], c.parts.test, message);
+                           request->allowed_points[0], mask, message);
     }
     if (rc == 0 && request->plot != NULL) {
-        rc =
-            plot_write(request->plot, &c.evaluation, &c.family, c.parts.test, c.chosen[0], message);
+        rc = plot_write(request->plot, &c.evaluation, &c.family, mask, c.chosen[0], message);
     }
     evaluation_free(&c.evaluation);
     family_free(&c.family);
@@ -320,16 +317,109 @@ static void print_bound(const struct log *log, struct policy_options *options,
     evaluation_free(&evaluation);
 }
 
+/* Sums over the programs that the profile can be judged by. */
+struct shadow {
+    uint32_t judged;
+    uint32_t judged_cut; /* of those: the log has them only up to where they were stopped */
+    uint32_t unknown;
+    uint32_t stopped;
+    uint32_t given_up;
+    uint32_t changed;
+    uint32_t changed_cut; /* likewise */
+    uint32_t right;
+    uint32_t full_right;
+    uint64_t full;
+    uint64_t full_probes;
+    uint64_t tokens;
+    uint64_t probes;
+    uint64_t more; /* of the unknown */
+};
+
+static void shadow_add(struct shadow *s, const struct log_run *run, const struct outcome *outcome)
+{
+    if (outcome->unknown) {
+        s->unknown++;
+        s->more += outcome->more_tokens;
+        return;
+    }
+    s->judged++;
+    s->judged_cut += run->stopped;
+    s->full += outcome->full_tokens;
+    s->full_probes += outcome->full_probes;
+    s->tokens += outcome->tokens;
+    s->probes += outcome->probe_tokens;
+    s->stopped += outcome->stopped && !outcome->gave_up;
+    s->given_up += outcome->gave_up;
+    s->changed += outcome->changed;
+    s->changed_cut += outcome->changed && run->stopped;
+    s->right += outcome->right;
+    s->full_right += outcome->full_right;
+}
+
+static double percent(uint64_t part, uint64_t whole)
+{
+    return whole > 0 ? 100 * (double)part / (double)whole : 0;
+}
+
+static void shadow_print(const struct shadow *s)
+{
+    double saved = s->full > 0 ? 100 - percent(s->tokens + s->probes, s->full) : 0;
+    printf("tokens %llu instead of %llu, and %llu for probes: saved %.2f %%\n",
+           (unsigned long long)s->tokens, (unsigned long long)s->full,
+           (unsigned long long)s->probes, saved);
+    printf("answers other than at the end: %u (%.2f %%)\n", s->changed,
+           percent(s->changed, s->judged));
+}
+
+/* Of a live log: what it does not say. */
+static void shadow_print_cut(const struct shadow *s, bool labelled)
+{
+    uint32_t whole = s->judged - s->judged_cut;
+    printf(
+        "judged by %u of %u programs: %u that did all they were allowed to, %u that had been stopped, "
+        "where this profile stops no later\n",
+        s->judged, s->judged + s->unknown, whole, s->judged_cut);
+    if (s->unknown > 0)
+        printf(
+            "not judged: %u that had been stopped where this profile goes on; what would have come is "
+            "not known, and costs up to about %llu tokens more\n",
+            s->unknown, (unsigned long long)s->more);
+    if (s->judged_cut > 0)
+        printf(
+            "of those stopped, \"instead of\" is what they spent, and the end is where they were "
+            "stopped: %u of %u answers differ from that, %u of %u from that at the cap\n",
+            s->changed_cut, s->judged_cut, s->changed - s->changed_cut, whole);
+    if (s->unknown > 0 && s->judged_cut < s->unknown)
+        printf(
+            "programs that went on are the harder ones: the share that this profile stops of all is "
+            "higher than here\n");
+    if (!labelled)
+        printf(
+            "nothing is labelled: another answer than at the end is a disagreement, not a mistake\n");
+}
+
+/* They end branches while these decode, which a log of whole answers does not show. */
+static bool is_judged_by_answers(enum policy_kind kind)
+{
+    return kind != POLICY_M_OF_N && kind != POLICY_DEEPCONF;
+}
+
 int report_shadow(struct log *log, struct request *request, char message[LOG_MESSAGE_BYTES])
 {
     struct profile profile;
     char what[PROFILE_MESSAGE_BYTES];
-    uint64_t full = 0, tokens = 0, probes = 0;
-    uint32_t stopped = 0, given_up = 0, changed = 0, right = 0, full_right = 0;
+    struct shadow shadow = {0};
     struct replay replay;
+    bool cut = false;
     if (profile_find(request->shadow, &profile) != 0 &&
         profile_load(request->shadow, &profile, what) != 0) {
         return fail(message, "%s", what);
+    }
+    if (!is_judged_by_answers(profile.policy.kind)) {
+        return fail(
+            message,
+            "--shadow %s: accepted any policy but %s, which ends branches while they decode",
+            request->shadow, policy_kind_name(profile.policy.kind));
     }
     request->family.base = profile.policy;
     request->policy_given = true;
@@ -340,27 +430,24 @@ int report_shadow(struct log *log, struct request *request, char message[LOG_MES
     replay_init(&replay, log);
     for (uint32_t r = 0; r < log->runs_count; r++) {
         struct outcome outcome = replay_run(&replay, r, &profile.policy, request->family.cap);
-        full += outcome.full_tokens;
-        tokens += outcome.tokens;
-        probes += outcome.probe_tokens;
-        stopped += outcome.stopped && !outcome.gave_up;
-        given_up += outcome.gave_up;
-        changed += outcome.changed;
-        right += outcome.right;
-        full_right += outcome.full_right;
+        shadow_add(&shadow, &log->runs[r], &outcome);
+        cut = cut || log->runs[r].stopped;
     }
     replay_free(&replay);
-    double n = log->runs_count;
-    double saved = full > 0 ? 100 * (1 - (double)(tokens + probes) / (double)full) : 0;
     printf("profile %s, policy %s: %u programs, %u stopped early, %u given up\n", profile.name,
-           policy_kind_name(profile.policy.kind), log->runs_count, stopped, given_up);
-    printf("tokens %llu instead of %llu, and %llu for probes: saved %.2f %%\n",
-           (unsigned long long)tokens, (unsigned long long)full, (unsigned long long)probes, saved);
-    printf("answers other than at the end: %u (%.2f %%)\n", changed, 100 * changed / n);
+           policy_kind_name(profile.policy.kind), shadow.judged, shadow.stopped, shadow.given_up);
+    shadow_print(&shadow);
     if (log->labelled) {
-        printf("right %u instead of %u: lost %.2f points\n", right, full_right,
-               100 * ((double)full_right - right) / n);
+        printf("right %u instead of %u: lost %.2f points\n", shadow.right, shadow.full_right,
+               percent(shadow.full_right, shadow.judged) - percent(shadow.right, shadow.judged));
+    }
+    if (cut) {
+        shadow_print_cut(&shadow, log->labelled);
+    } else if (log->labelled) {
         print_bound(log, &profile.policy, request);
+    } else {
+        printf(
+            "nothing is labelled: another answer than at the end is a disagreement, not a mistake\n");
     }
     return 0;
 }

@@ -13,6 +13,7 @@ struct request {
     double allowed_points[ALLOWED_MAX];
     uint32_t allowed_count;
     double judge_share;
+    double learn_share; /* of the others, where something is learned */
     uint32_t splits_count;
     uint32_t seed;
     bool policy_given;

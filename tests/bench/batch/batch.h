@@ -82,6 +82,7 @@ struct items {
     uint32_t count;
     uint32_t problems_count;
     double seconds;
+    char level[16]; /* of instructions; other ones write other tokens */
 };
 void items_free(struct items *items);
 
@@ -97,6 +98,8 @@ struct host;
 
 struct host *host_open(const char *policy, const char *reward, uint32_t programs_max);
 void host_close(struct host *host);
+/* What this machine runs at: amx, avx512, avx2 or scalar. */
+const char *host_level(void);
 
 struct work {
     const struct problem *problem;

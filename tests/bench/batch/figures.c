@@ -144,43 +144,77 @@ static void figure_caps(const char *folder, const char *out)
 
 /* ---- the six policies, as they were run --------------------------------------------------------- */
 
-static const char *const policies[] = {"even",    "static",  "curve_once",
-                                       "k_step5", "k_step1", "curve_each_step"};
+static const struct {
+    const char *name;
+    bool looks_again; /* after the detect point */
+} policies[] = {{"even", false},   {"static", false}, {"curve_once", false},
+                {"k_step5", true}, {"k_step1", true}, {"curve_each_step", true}};
 #define POLICIES_COUNT (sizeof policies / sizeof policies[0])
 
-static void policies_of(const char *folder, const char *task, const char *bars, FILE *file)
+/* Ended no program elsewhere than the other. */
+static bool does_the_same(const struct study *a, const struct study *b)
 {
-    struct study even;
-    char name[128], label[128], bar[64];
-    double saved_static = NAN, least = INFINITY;
-    uint32_t count = 0;
-    (void)snprintf(name, sizeof name, "live-%s-even", task);
-    if (!study_open(folder, name, &even))
-        return;
-    for (size_t i = 0; i < POLICIES_COUNT; i++) {
-        struct study study;
-        struct judged j;
-        (void)snprintf(name, sizeof name, "live-%s-%s", task, policies[i]);
-        if (!study_open(folder, name, &study))
-            continue;
-        count++;
-        study_live(&study, &even, &j);
-        (void)snprintf(label, sizeof label, "%s\t%s\t%.2f", task, policies[i],
-                       study_latency_s(&study));
-        judged_print(file, label, &j);
-        if (strcmp(policies[i], "static") == 0)
-            saved_static = j.saved.value;
-        else if (i > 1 && j.saved.value - saved_static < least &&
-                 strcmp(policies[i], "curve_once") != 0)
-            least = j.saved.value - saved_static;
-        study_close(&study);
+    bool same = a->items.count == b->items.count;
+    for (uint32_t i = 0; same && i < a->items.count; i++)
+        same = a->items.all[i].knob == b->items.all[i].knob &&
+               a->items.all[i].verdict == b->items.all[i].verdict;
+    return same;
+}
+
+/* Those that do something else than every one before them. */
+static uint32_t distinct_count(const struct study *studies)
+{
+    uint32_t distinct = 0;
+    for (uint32_t i = 0; i < POLICIES_COUNT; i++) {
+        bool fresh = studies[i].items.count > 0;
+        for (uint32_t k = 0; fresh && k < i; k++)
+            fresh = studies[k].items.count == 0 || !does_the_same(&studies[k], &studies[i]);
+        distinct += fresh;
     }
-    study_close(&even);
-    (void)snprintf(bar, sizeof bar, "%s_policies", bars);
-    programs_bar_set(bar, count);
+    return distinct;
+}
+
+static void policies_bars(const char *bars, const struct study *studies, double least)
+{
+    char bar[64];
+    uint32_t missing = 0;
+    for (uint32_t i = 0; i < POLICIES_COUNT; i++)
+        missing += studies[i].items.count == 0;
+    (void)snprintf(bar, sizeof bar, "%s_policies_distinct", bars);
+    if (missing > 0)
+        programs_bar_lacks(bar, "some of the six were not run");
+    else
+        programs_bar_set(bar, distinct_count(studies));
     (void)snprintf(bar, sizeof bar, "%s_per_step_over_static", bars);
     if (isfinite(least))
         programs_bar_set(bar, least);
+}
+
+static void policies_of(const char *folder, const char *task, const char *bars, FILE *file)
+{
+    struct study studies[POLICIES_COUNT];
+    char name[128], label[128];
+    double saved_static = NAN, least = INFINITY;
+    for (size_t i = 0; i < POLICIES_COUNT; i++) {
+        (void)snprintf(name, sizeof name, "live-%s-%s", task, policies[i].name);
+        (void)study_open(folder, name, &studies[i]); /* of what is not there nothing is said */
+    }
+    for (size_t i = 0; i < POLICIES_COUNT && studies[0].items.count > 0; i++) {
+        struct judged j;
+        if (studies[i].items.count == 0)
+            continue;
+        study_live(&studies[i], &studies[0], &j);
+        (void)snprintf(label, sizeof label, "%s\t%s\t%.2f", task, policies[i].name,
+                       study_latency_s(&studies[i]));
+        judged_print(file, label, &j);
+        if (strcmp(policies[i].name, "static") == 0)
+            saved_static = j.saved.value;
+        if (policies[i].looks_again)
+            least = fmin(least, j.saved.value - saved_static);
+    }
+    policies_bars(bars, studies, least);
+    for (size_t i = 0; i < POLICIES_COUNT; i++)
+        study_close(&studies[i]);
 }
 
 static void figure_policies(const char *folder, const char *out)
@@ -195,9 +229,10 @@ static void figure_policies(const char *folder, const char *out)
 /* ---- others on the samples of words ------------------------------------------------------------- */
 
 static const char *const others[] = {
-    "sc-words-static",          "sc-words-length", "sc-words-curve_once", "sc-words-k_step1",
-    "sc-words-curve_each_step", "sc-words-esc",    "sc-words-adaptive",   "esc",
-    "adaptive_consistency",     "sc-words-give_up"};
+    "sc-words-static",      "sc-words-length",   "sc-words-curve_once",
+    "sc-words-k_step5",     "sc-words-k_step1",  "sc-words-curve_each_step",
+    "sc-words-esc",         "sc-words-adaptive", "esc",
+    "adaptive_consistency", "sc-words-give_up"};
 
 /* m_of_n for a few M, the built-in one first. */
 static void figure_first(const struct study *study, FILE *file)
@@ -230,15 +265,6 @@ static void figure_others(const char *folder, const char *out)
             continue;
         study_judge(&study, &profile.policy, 0, NULL, &j);
         judged_print(file, others[i], &j);
-        if (strcmp(others[i], "sc-words-give_up") == 0) {
-            /* What giving up adds to the policy without it. */
-            struct judged without;
-            struct policy_options stays = profile.policy;
-            stays.give_up_below = 0;
-            study_judge(&study, &stays, 0, NULL, &without);
-            programs_bar_set("give_up_saving", j.saved.value - without.saved.value);
-            programs_bar_set("give_up_loss", without.gained.value - j.gained.value);
-        }
     }
     figure_first(&study, file);
     if (study_open(folder, "live-sc-words-deepconf", &live)) {
@@ -250,64 +276,170 @@ static void figure_others(const char *folder, const char *out)
     study_close(&study);
 }
 
+/* ---- giving up ------------------------------------------------------------------------------------ */
+
+/* What giving up adds to the policy without it: tokens, and the answers that would have been right. */
+static void figure_give_up(const char *folder, const char *out)
+{
+    struct study s;
+    struct profile profile;
+    struct judged with, without;
+    uint32_t lost = 0, gained = 0;
+    if (!study_open(folder, "sc-words", &s))
+        return;
+    if (!study_profile(folder, "sc-words-give_up", &profile)) {
+        programs_bar_lacks("give_up_saving", "there is no profile sc-words-give_up");
+        programs_bar_lacks("give_up_right_lost", "there is no profile sc-words-give_up");
+        study_close(&s);
+        return;
+    }
+    struct policy_options stays = profile.policy;
+    stays.give_up_below = 0;
+    study_judge(&s, &profile.policy, 0, NULL, &with);
+    study_judge(&s, &stays, 0, NULL, &without);
+    for (uint32_t i = 0; i < s.items.count; i++) {
+        struct outcome a = replay_run(&s.replay, i, &stays, 0);
+        struct outcome b = replay_run(&s.replay, i, &profile.policy, 0);
+        lost += a.right && !b.right;
+        gained += !a.right && b.right;
+    }
+    double n = s.items.count, saved = 100 * (without.tokens - with.tokens) / without.tokens;
+    printf(
+        "\ngiving up: %.2f %% of programs, %.1f %% of the tokens saved, %.2f %% right answers lost, "
+        "%.2f %% gained\n",
+        with.given_up_percent, saved, 100 * lost / n, 100 * gained / n);
+    FILE *file = figure_open(out, "give_up",
+                             "given_up\tright_without\tright\ttokens_without\ttokens\tsaved\t"
+                             "right_lost\tright_gained");
+    if (file)
+        (void)fprintf(file, "%.2f\t%.2f\t%.2f\t%.1f\t%.1f\t%.2f\t%.2f\t%.2f\n",
+                      with.given_up_percent, without.right_percent, with.right_percent,
+                      without.tokens, with.tokens, saved, 100 * lost / n, 100 * gained / n);
+    programs_bar_set("give_up_saving", saved);
+    programs_bar_set("give_up_right_lost", 100 * lost / n);
+    figure_close(file);
+    study_close(&s);
+}
+
 /* ---- trees against best of n ----------------------------------------------------------------------- */
+
+static const struct {
+    const char *log;
+    const char *bar;
+} trees[] = {{"rebase-game24", "rebase_over_best_of_n"},
+             {"mcts-game24", "mcts_over_best_of_n"},
+             {"beam-game24", "beam_over_best_of_n"},
+             {"beam-diverse-game24", "beam_diverse_over_best_of_n"}};
+
+#define BEST_OF_MAX 64u
+
+/* Best of n for the tokens of a tree: between two n, so much of the upper one. */
+struct between {
+    uint32_t upper;
+    double share;
+};
+
+static struct between between_of(const struct judged *best, uint32_t cap, double tokens)
+{
+    uint32_t n = 1;
+    while (n < cap && best[n - 1].tokens < tokens)
+        n++;
+    double share = 1;
+    if (n > 1 && best[n - 1].tokens >= tokens)
+        share = (tokens - best[n - 2].tokens) / (best[n - 1].tokens - best[n - 2].tokens);
+    return (struct between){n, share};
+}
+
+static double right_between(struct study *best, uint32_t run, const struct policy_options *full,
+                            const struct between *b)
+{
+    double right = b->share * replay_run(&best->replay, run, full, b->upper).right;
+    if (b->share < 1)
+        right += (1 - b->share) * replay_run(&best->replay, run, full, b->upper - 1).right;
+    return right;
+}
+
+/* On the problems of best of n, which the tree's log may have more than. */
+static struct interval tree_over(struct study *best, const struct study *tree,
+                                 const struct policy_options *full, const struct between *b)
+{
+    struct pair *pairs = need(calloc(best->items.count, sizeof *pairs));
+    uint32_t count = 0;
+    struct interval gained, saved;
+    for (uint32_t i = 0; i < best->items.count; i++) {
+        const struct item *of = &best->items.all[i], *it = &tree->items.all[i];
+        if (i >= tree->items.count || it->problem != of->problem || it->seed != of->seed)
+            fail("a tree and best of n have not the same problems and seeds");
+        count += i == 0 || of->problem != best->items.all[i - 1].problem;
+        struct pair *p = &pairs[count - 1];
+        p->programs++;
+        p->a_right += right_between(best, i, full, b);
+        p->b_right += it->right;
+    }
+    bootstrap_pairs(pairs, count, 24, &gained, &saved);
+    free(pairs);
+    return gained;
+}
 
 static void figure_trees(const char *folder, const char *out)
 {
-    static const char *const trees[] = {"rebase-game24", "mcts-game24", "beam-game24",
-                                        "beam-diverse-game24"};
     struct study best;
-    struct judged even[64];
+    struct judged even[BEST_OF_MAX];
     struct profile full;
-    double most = -INFINITY;
     profile_default(&full);
     if (!study_open(folder, "best_of_n-game24", &best))
         return;
-    FILE *file = figure_open(out, "trees", "algorithm\tn\tright\ttokens\tbest_of_n_right");
-    uint32_t cap = best.log.runs[0].count < 64 ? best.log.runs[0].count : 64;
+    FILE *file = figure_open(
+        out, "trees",
+        "algorithm\tn\tright\ttokens\tbest_of_n_right\tgained\tgained_low\tgained_high");
+    uint32_t count = best.log.runs[0].count, cap = count < BEST_OF_MAX ? count : BEST_OF_MAX;
     printf("\ntrees against best of n, on game24\n");
     for (uint32_t n = 1; n <= cap; n++) {
         study_judge(&best, &full.policy, n, NULL, &even[n - 1]);
         if (file && (n <= 4 || n % 4 == 0))
-            (void)fprintf(file, "best_of_n\t%u\t%.2f\t%.1f\t\n", n, even[n - 1].right_percent,
+            (void)fprintf(file, "best_of_n\t%u\t%.2f\t%.1f\t\t\t\t\n", n, even[n - 1].right_percent,
                           even[n - 1].tokens);
     }
     for (size_t i = 0; i < sizeof trees / sizeof trees[0]; i++) {
         struct study tree;
         struct judged j;
-        if (!study_open(folder, trees[i], &tree))
+        if (!study_open(folder, trees[i].log, &tree))
             continue;
         study_live_until(&tree, best.items.all[best.items.count - 1].problem, &j);
-        uint32_t n = 1;
-        while (n < cap && even[n - 1].tokens < j.tokens)
-            n++;
-        double at = even[n - 1].right_percent;
-        if (n > 1 && even[n - 1].tokens >= j.tokens)
-            at -= (even[n - 1].tokens - j.tokens) / (even[n - 1].tokens - even[n - 2].tokens) *
-                  (even[n - 1].right_percent - even[n - 2].right_percent);
-        printf("  %-20s right %.2f %% with %.0f tokens, best of n %.2f %%\n", trees[i],
-               j.right_percent, j.tokens, at);
+        struct between at = between_of(even, cap, j.tokens);
+        struct interval gained = tree_over(&best, &tree, &full.policy, &at);
+        printf(
+            "  %-20s right %.2f %% with %.0f tokens, %+.2f [%+.2f, %+.2f] points over best of n\n",
+            trees[i].log, j.right_percent, j.tokens, gained.value, gained.low, gained.high);
         if (file)
-            (void)fprintf(file, "%s\t%u\t%.2f\t%.1f\t%.2f\n", trees[i], tree.items.experiment.cap,
-                          j.right_percent, j.tokens, at);
-        most = j.right_percent - at > most ? j.right_percent - at : most;
+            (void)fprintf(file, "%s\t%u\t%.2f\t%.1f\t%.2f\t%.2f\t%.2f\t%.2f\n", trees[i].log,
+                          tree.items.experiment.cap, j.right_percent, j.tokens,
+                          j.right_percent - gained.value, gained.value, gained.low, gained.high);
+        programs_bar_set(trees[i].bar, gained.value);
         study_close(&tree);
     }
-    if (isfinite(most))
-        programs_bar_set("trees_over_best_of_n", most);
     figure_close(file);
     study_close(&best);
 }
 
 /* ---- chains -------------------------------------------------------------------------------------- */
 
-static const char *const presets[] = {"cot-mild",  "cot-low",    "cot-mid",    "cot-high",
-                                      "cot-crazy", "cot-long-1", "cot-long-2", "cot-long-5"};
+static const struct {
+    const char *name;
+    const char *loss; /* bars */
+    const char *saving;
+} presets[] = {{"cot-mild", NULL, NULL},
+               {"cot-low", NULL, NULL},
+               {"cot-mid", NULL, NULL},
+               {"cot-high", NULL, NULL},
+               {"cot-crazy", NULL, NULL},
+               {"cot-long-1", "cot_long_loss_1", "cot_long_saving_1"},
+               {"cot-long-2", "cot_long_loss_2", NULL},
+               {"cot-long-5", "cot_long_loss_5", NULL}};
 
 static void figure_chains(const char *folder, const char *out)
 {
     struct study s;
-    uint32_t built_in = 0;
     if (!study_open(folder, "cot-long", &s))
         return;
     FILE *file = figure_open(out, "chains", "profile\thesitation\t" JUDGED_COLUMNS);
@@ -320,20 +452,18 @@ static void figure_chains(const char *folder, const char *out)
             struct profile profile;
             struct judged j;
             char label[64];
-            if (!study_profile(folder, presets[i], &profile))
+            if (!study_profile(folder, presets[i].name, &profile))
                 continue;
             study_judge(&s, &profile.policy, 0, NULL, &j);
-            (void)snprintf(label, sizeof label, "%s\t%s", presets[i],
+            (void)snprintf(label, sizeof label, "%s\t%s", presets[i].name,
                            heeded ? "heeded" : "ignored");
             judged_print(file, label, &j);
-            built_in += heeded && i < 5;
-            if (heeded && strcmp(presets[i], "cot-long-1") == 0) {
-                programs_bar_set("cot_long_calibrated_loss", 0 - j.gained.value);
-                programs_bar_set("cot_long_calibrated_saving", j.saved.value);
-            }
+            if (heeded && presets[i].loss)
+                programs_bar_set(presets[i].loss, 0 - j.gained.value);
+            if (heeded && presets[i].saving)
+                programs_bar_set(presets[i].saving, j.saved.value);
         }
     }
-    programs_bar_set("cot_long_presets", built_in);
     figure_close(file);
     study_close(&s);
 }
@@ -345,6 +475,7 @@ void figures_all(const char *folder, const char *out)
     figure_caps(folder, out);
     figure_policies(folder, out);
     figure_others(folder, out);
+    figure_give_up(folder, out);
     figure_budget(folder, out);
     figure_trees(folder, out);
     figure_chains(folder, out);

@@ -5,6 +5,7 @@
 #include "daemon/base/assert.h"
 #include "daemon/base/clock.h"
 #include "daemon/engine/engine.h"
+#include "kernels/cpu/cpu.h"
 #include "tests/bench/batch/batch.h"
 #include "tests/bench/dynasor/options.h"
 
@@ -88,6 +89,13 @@ struct host *host_open(const char *policy, const char *reward, uint32_t programs
     if (r != 0)
         fail("programs cannot start: %s", strerror(-r));
     return h;
+}
+
+const char *host_level(void)
+{
+    static const char *const names[CPU_LEVEL_COUNT] = {
+        [CPU_SCALAR] = "scalar", [CPU_AVX2] = "avx2", [CPU_AVX512] = "avx512", [CPU_AMX] = "amx"};
+    return names[cpu_level_best()];
 }
 
 void host_close(struct host *h)
@@ -342,6 +350,7 @@ void host_run(struct host *h, const struct experiment *e, const struct work *wor
     free(order);
     free(seats);
     items.seconds = (double)(clock_now_ns() - begin_ns) / 1e9;
+    (void)snprintf(items.level, sizeof items.level, "%s", host_level());
     for (uint32_t i = 0; i < count; i++)
         items.problems_count += i == 0 || items.all[i].problem != items.all[i - 1].problem;
     *ret_items = items;

@@ -12,6 +12,8 @@
 #include "daemon/program/runlog.h"
 #include "tests/bench/batch/batch.h"
 
+#define LEVEL_UNSAID "amx" /* logs that do not say it were made on it: docs/RESULTS.md */
+
 #define NAMES                                                                                      \
     "problem\tseed\tlevel\tverdict\tknob\tright\tdecoded\tprobe\treward\tkilled\tsteps\tms\thash\tanswers"
 
@@ -86,10 +88,10 @@ static void header_write(FILE *file, const struct items *items)
     const struct experiment *e = &items->experiment;
     (void)fprintf(file,
                   "# task=%s set=%s algorithm=%s profile=%s policy=%s cap=%u max_tokens=%u "
-                  "temperature=%g seconds=%.1f",
+                  "temperature=%g seconds=%.1f level=%s",
                   task_names[e->task], e->set, algorithm_get(e->algorithm)->name, e->profile.name,
                   policy_kind_name(e->profile.policy.kind), e->cap, e->max_tokens,
-                  (double)e->temperature, items->seconds);
+                  (double)e->temperature, items->seconds, items->level);
     for (uint32_t i = 0; i < e->settings_count; i++) {
         struct parameter_range range;
         if (parameter_range(e->algorithm, e->settings[i].parameter, &range))
@@ -242,6 +244,8 @@ static void header_word(struct items *items, const char *name, const char *value
         e->temperature = strtof(value, NULL);
     } else if (strcmp(name, "seconds") == 0) {
         items->seconds = strtod(value, NULL);
+    } else if (strcmp(name, "level") == 0) {
+        (void)snprintf(items->level, sizeof items->level, "%s", value);
     } else if (strcmp(name, "cap") != 0) {
         experiment_set(e, name, value);
     } else {
@@ -270,11 +274,11 @@ static void header_read(const char *path, char *line, struct items *items)
 bool log_items_read(const char *path, struct items *ret_items)
 {
     FILE *file = fopen(path, "re");
-    struct items items = {0};
+    struct items items = {.level = LEVEL_UNSAID};
     char *line = NULL;
     size_t bytes = 0;
     uint32_t room = 0, line_number = 0;
-    *ret_items = items;
+    *ret_items = (struct items){0};
     if (!file)
         return false;
     while (getline(&line, &bytes, file) > 0) {

@@ -5,7 +5,7 @@
  *   dynasor-bench programs --names
  *
  * Runs P percent (1) of each log's programs again, which must give the same tokens, and of a log of batches one
- * whole batch; then computes every
+ * whole batch; a log of another level of instructions is skipped, by name. Then computes every
  * figure from the logs, writes tables to --out, and prints `bar NAME VALUE OP LIMIT ok|short` lines.
  * --value is a bar that was measured elsewhere. Exits 0, 1 when a bar is short, 2 for wrong arguments. */
 #include <dirent.h>
@@ -30,6 +30,8 @@ struct options {
 struct replayed {
     uint32_t programs;
     uint32_t differ;
+    uint32_t skipped; /* logs of another level of instructions */
+    char level[16];   /* of one of them */
 };
 
 static uint64_t scatter(uint64_t z)
@@ -56,6 +58,13 @@ static void replay_log(const struct options *o, struct host *host, const char *n
     (void)snprintf(path, sizeof path, "%s/%s.tsv", o->logs, name);
     if (!log_items_read(path, &items))
         fail("%s: %m", path);
+    if (strcmp(items.level, host_level()) != 0) {
+        printf("  %-40s skipped: made on %s, this is %s\n", name, items.level, host_level());
+        (void)snprintf(to->level, sizeof to->level, "%s", items.level);
+        to->skipped++;
+        items_free(&items);
+        return;
+    }
     struct experiment *e = &items.experiment;
     struct profile profile;
     if (!study_profile(o->logs, e->profile.name, &profile))
@@ -113,6 +122,30 @@ static int is_log(const struct dirent *entry)
     return bytes > 4 && strcmp(entry->d_name + bytes - 4, ".tsv") == 0;
 }
 
+static void entries_free(struct dirent **entries, int count)
+{
+    for (int i = 0; i < count; i++)
+        free(entries[i]);
+    if (count >= 0)
+        free((void *)entries);
+}
+
+/* A log that was not run again is not known to be the same. */
+static void replayed_bars(const struct replayed *r)
+{
+    char why[96];
+    programs_bar_set("replay_programs", r->programs);
+    programs_bar_set("replay_differ", r->differ);
+    if (r->skipped == 0)
+        return;
+    (void)snprintf(why, sizeof why, "%u logs skipped: made on %s, this is %s", r->skipped, r->level,
+                   host_level());
+    if (r->programs == 0)
+        programs_bar_lacks("replay_programs", why);
+    if (r->differ == 0)
+        programs_bar_lacks("replay_differ", why);
+}
+
 static void replay_all(const struct options *o)
 {
     struct dirent **entries;
@@ -122,6 +155,7 @@ static void replay_all(const struct options *o)
         const char *why = count <= 0 ? "there are no logs" : "no models were given";
         programs_bar_lacks("replay_programs", why);
         programs_bar_lacks("replay_differ", why);
+        entries_free(entries, count);
         return;
     }
     printf("replay, seed %llu\n", (unsigned long long)o->seed);
@@ -131,12 +165,10 @@ static void replay_all(const struct options *o)
         (void)snprintf(name, sizeof name, "%.*s", (int)strlen(entries[i]->d_name) - 4,
                        entries[i]->d_name);
         replay_log(o, host, name, &replayed);
-        free(entries[i]);
     }
-    free(entries);
+    entries_free(entries, count);
     host_close(host);
-    programs_bar_set("replay_programs", replayed.programs);
-    programs_bar_set("replay_differ", replayed.differ);
+    replayed_bars(&replayed);
 }
 
 static void value_take(const char *text)
@@ -146,7 +178,12 @@ static void value_take(const char *text)
     if (!value || (size_t)(value - text) >= sizeof name)
         fail("--value %s: BAR=NUMBER is wanted", text);
     (void)snprintf(name, sizeof name, "%.*s", (int)(value - text), text);
-    programs_bar_set(name, strtod(value + 1, NULL));
+    char *end;
+    double number = strtod(value + 1, &end);
+    if (end == value + 1 || *end)
+        programs_bar_lacks(name, "it was not measured: no number came");
+    else
+        programs_bar_set(name, number);
 }
 
 static bool parse(struct options *o, const char *name, const char *value)

@@ -332,84 +332,167 @@ static void figure_chain(const char *folder, FILE *file)
 
 /* ---- by detect step, by threshold ------------------------------------------------------------------ */
 
-/* Solvable problems: right in some program at the cap. Early-stoppable programs: certain at the detect
- * step, and as right as at the cap. */
+/* Of a program at a detect step. Early-stoppable: right at the cap, and certain and right there; solvable: the
+ * other ones that are right at the cap. */
+enum class { STOPPABLE, SOLVABLE, UNSOLVABLE, CLASSES };
+static const char *const class_names[CLASSES] = {"early-stoppable", "solvable", "unsolvable"};
+#define CERTAIN_ABOVE 0.7
+
+struct class_points {
+    uint32_t count;
+    uint32_t certain;
+    double certainty_sum, steps_sum;
+    double *certainty, *steps; /* [count] */
+};
+
+static void class_add(struct class_points *c, double certainty, double steps)
+{
+    c->certainty[c->count] = certainty;
+    c->steps[c->count++] = steps;
+    c->certain += certainty > CERTAIN_ABOVE;
+    c->certainty_sum += certainty;
+    c->steps_sum += steps;
+}
+
+static void classes_fill(const struct study *s, uint32_t detect,
+                         struct class_points classes[CLASSES])
+{
+    static const struct policy_options options = {.kind = POLICY_STATIC};
+    for (uint32_t i = 0; i < s->items.count; i++) {
+        const struct log_run *run = &s->log.runs[i];
+        double certainty = replay_signals(&s->log, i, &options, detect).value[CERTAINDEX_CERTAINTY];
+        uint32_t needed = family_oracle_step(&s->log, i, 0);
+        bool early = certainty > CERTAIN_ABOVE && s->log.right[run->first + detect - 1] > 0;
+        enum class class = needed == UINT32_MAX ? UNSOLVABLE : early ? STOPPABLE : SOLVABLE;
+        class_add(&classes[class], certainty, class == UNSOLVABLE ? run->count : needed);
+    }
+}
+
+static void class_print(FILE *file, uint32_t detect, const char *name, const struct class_points *c,
+                        uint32_t programs)
+{
+    double n = c->count ? c->count : 1;
+    struct correlation r = correlation_of(c->certainty, c->steps, c->count);
+    char text[16] = "-";
+    if (r.known)
+        (void)snprintf(text, sizeof text, "%+.4f", r.pearson);
+    printf(
+        "  detect at %-2u %-16s %5.1f %% of programs, H~ %.3f, certain %5.1f %%, %.1f steps, Pearson %s\n",
+        detect, name, 100.0 * c->count / programs, c->certainty_sum / n, 100 * c->certain / n,
+        c->steps_sum / n, text);
+    if (file)
+        (void)fprintf(file, "%u\t%s\t%.2f\t%.3f\t%.2f\t%.2f\t%s\n", detect, name,
+                      100.0 * c->count / programs, c->certainty_sum / n, 100 * c->certain / n,
+                      c->steps_sum / n, text);
+}
+
+static void figure_classes(const struct study *s, uint32_t detect, FILE *file)
+{
+    struct class_points classes[CLASSES] = {{.count = 0}};
+    for (uint32_t c = 0; c < CLASSES; c++) {
+        classes[c].certainty = need(calloc(s->items.count, sizeof(double)));
+        classes[c].steps = need(calloc(s->items.count, sizeof(double)));
+    }
+    classes_fill(s, detect, classes);
+    for (uint32_t c = 0; c < CLASSES; c++) {
+        class_print(file, detect, class_names[c], &classes[c], s->items.count);
+        free(classes[c].certainty);
+        free(classes[c].steps);
+    }
+}
+
 static void figure_detects(const char *folder, const char *out)
 {
     struct study s;
     struct correlation worst = {.known = false, .pearson = -1};
     if (!study_open(folder, "sc-words", &s))
         return;
-    FILE *file = figure_open(out, "detects", "detect\tpearson\tstoppable\tsolvable\tunsolvable");
+    FILE *file = figure_open(out, "detects", "detect\tpearson\tkendall");
+    FILE *by_class =
+        figure_open(out, "classes", "detect\tclass\tprograms\tcertainty\tcertain\tsteps\tpearson");
     for (uint32_t detect = 5; detect < s.log.runs[0].count; detect += 5) {
-        uint32_t stoppable = 0, solvable = 0, cap = s.log.runs[0].count;
-        static const struct policy_options options = {.kind = POLICY_STATIC};
-        for (uint32_t i = 0; i < s.items.count; i++) {
-            const struct log_run *run = &s.log.runs[i];
-            bool right = s.log.right[run->first + cap - 1] > 0;
-            struct certaindex seen = replay_signals(&s.log, i, &options, detect);
-            bool agree = seen.value[CERTAINDEX_CERTAINTY] > 0.7;
-            solvable += right;
-            stoppable += agree && (s.log.right[run->first + detect - 1] > 0) == right;
-        }
         struct correlation c = correlate(&s, &(struct hidden){0}, detect, CERTAINTY);
-        double n = s.items.count;
-        char pearson_text[16] = "-";
-        if (c.known)
-            (void)snprintf(pearson_text, sizeof pearson_text, "%+.4f", c.pearson);
         if (c.known && c.pearson >= worst.pearson)
             worst = c;
-        printf("  detect at %-2u: Pearson %s, stoppable %.1f %%, solvable %.1f %%\n", detect,
-               pearson_text, 100 * stoppable / n, 100 * solvable / n);
-        if (file)
-            (void)fprintf(file, "%u\t%s\t%.2f\t%.2f\t%.2f\n", detect, pearson_text,
-                          100 * stoppable / n, 100 * solvable / n, 100 - 100 * solvable / n);
+        printf("  detect at %-2u: Pearson %+.4f over solvable problems\n", detect, c.pearson);
+        if (file && c.known)
+            (void)fprintf(file, "%u\t%+.4f\t%+.4f\n", detect, c.pearson, c.kendall);
+        figure_classes(&s, detect, by_class);
     }
     bar_set("pearson_sc_words_detects", &worst, worst.pearson);
     figure_close(file);
+    figure_close(by_class);
     study_close(&s);
+}
+
+#define SWEPT 5u
+
+static const struct swept {
+    const char *log;
+    const char *signal;
+    struct policy_options options; /* but for the threshold */
+    double above[SWEPT];
+} sweeps[] = {{"sc-words",
+               "certainty",
+               {.kind = POLICY_STATIC, .detect = 5, .step = 1, .limits_count = 1},
+               {0.7, 0.5, 0.4, 0.3, 0.1}},
+              {"rebase-words-split-128",
+               "certainty",
+               {.kind = POLICY_STATIC,
+                .detect = 16,
+                .step = 1,
+                .limits_count = 1,
+                .reward_rule = CERTAINDEX_REWARD_MAX},
+               {0.95, 0.85, 0.75, 0.6, 0.4}},
+              {"mcts-game24",
+               "reward",
+               {.kind = POLICY_STATIC,
+                .detect = 3,
+                .step = 1,
+                .limits_count = 1,
+                .reward_rule = CERTAINDEX_REWARD_MEAN},
+               {0.05, 0.1, 0.4, 0.7, 0.9}},
+              /* So many probes in a row that agree, every 64 tokens. */
+              {"cot-long",
+               "agreeing",
+               {.kind = POLICY_PROBE,
+                .step = 1,
+                .probe = {.first_tokens = 64, .interval_tokens = 64, .agreement = 1}},
+               {5, 4, 3, 2, 1}}};
+
+static struct policy_options sweep_options(const struct swept *of, double above)
+{
+    struct policy_options options = of->options;
+    struct certaindex_limits *limits = &options.limits[0].limits;
+    enum certaindex_signal signal =
+        strcmp(of->signal, "reward") == 0 ? CERTAINDEX_REWARD : CERTAINDEX_CERTAINTY;
+    if (options.kind == POLICY_PROBE) {
+        options.probe.window = (uint32_t)above;
+        return options;
+    }
+    options.limits[0].knob = options.detect;
+    limits->used = 1u << signal;
+    limits->above[signal] = above;
+    return options;
 }
 
 static void figure_thresholds(const char *folder, const char *out)
 {
-    static const struct {
-        const char *log;
-        uint32_t detect;
-        enum certaindex_signal signal;
-        enum certaindex_reward_rule rule;
-        double above[5];
-    } swept[] = {
-        {"sc-words", 5, CERTAINDEX_CERTAINTY, CERTAINDEX_REWARD_MEAN, {0.7, 0.5, 0.4, 0.3, 0.1}},
-        {"rebase-words-split-128",
-         16,
-         CERTAINDEX_CERTAINTY,
-         CERTAINDEX_REWARD_MAX,
-         {0.95, 0.85, 0.75, 0.6, 0.4}},
-        {"mcts-game24", 3, CERTAINDEX_REWARD, CERTAINDEX_REWARD_MEAN, {0.05, 0.1, 0.4, 0.7, 0.9}}};
     FILE *file = figure_open(out, "thresholds", "log\tsignal\tabove\tright\ttokens\tsaved\tgained");
-    for (size_t i = 0; i < sizeof swept / sizeof swept[0]; i++) {
+    for (size_t i = 0; i < sizeof sweeps / sizeof sweeps[0]; i++) {
         struct study s;
-        if (!study_open(folder, swept[i].log, &s))
+        if (!study_open(folder, sweeps[i].log, &s))
             continue;
-        for (uint32_t k = 0; k < 5; k++) {
-            struct profile profile;
-            profile_default(&profile);
-            struct policy_options options = profile.policy;
-            options.kind = POLICY_STATIC;
-            options.detect = swept[i].detect;
-            options.reward_rule = swept[i].rule;
-            options.limits_count = 1;
+        for (uint32_t k = 0; k < SWEPT; k++) {
+            struct policy_options options = sweep_options(&sweeps[i], sweeps[i].above[k]);
             struct judged j;
-            options.limits[0].knob = swept[i].detect;
-            options.limits[0].limits.used = 1u << swept[i].signal;
-            options.limits[0].limits.above[swept[i].signal] = swept[i].above[k];
             study_judge(&s, &options, 0, NULL, &j);
-            printf("  %-24s above %.2f: right %.2f %%, %.1f tokens, saved %.1f %%\n", swept[i].log,
-                   swept[i].above[k], j.right_percent, j.tokens, j.saved.value);
+            printf("  %-24s %s %.2f: right %.2f %%, %.1f tokens, saved %.1f %%\n", sweeps[i].log,
+                   sweeps[i].signal, sweeps[i].above[k], j.right_percent, j.tokens, j.saved.value);
             if (file)
-                (void)fprintf(file, "%s\t%s\t%.2f\t%.2f\t%.1f\t%.2f\t%.3f\n", swept[i].log,
-                              certaindex_signal_name(swept[i].signal), swept[i].above[k],
-                              j.right_percent, j.tokens, j.saved.value, j.gained.value);
+                (void)fprintf(file, "%s\t%s\t%.2f\t%.2f\t%.1f\t%.2f\t%.3f\n", sweeps[i].log,
+                              sweeps[i].signal, sweeps[i].above[k], j.right_percent, j.tokens,
+                              j.saved.value, j.gained.value);
         }
         study_close(&s);
     }

@@ -7,3 +7,4 @@ int bench_reasoner_main(int argc, char **argv);
 int bench_batch_main(int argc, char **argv);
 int bench_programs_main(int argc, char **argv);
 int bench_hidden_main(int argc, char **argv);
+int bench_budget_main(int argc, char **argv);

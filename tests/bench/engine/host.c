@@ -38,12 +38,11 @@ static void null_close(struct engine *e)
     free(of(e));
 }
 
-static int null_post(struct engine *e, struct engine_batch *batch, uint64_t now_ns)
+static void null_post(struct engine *e, struct engine_batch *batch, uint64_t now_ns)
 {
     (void)now_ns;
     step_build(&of(e)->step, batch, true, NULL);
     of(e)->batch = batch;
-    return ENGINE_OK;
 }
 
 static struct engine_batch *null_next(struct engine *e, uint32_t place, uint64_t now_ns)

@@ -20,3 +20,4 @@
 
 /* The backend; devices: of each rank. Limits and faults as fake_reset() says. */
 const struct ops *emulated_ops(uint32_t ranks_count, const int *devices);
+int cuda_backend_start(void); /* of kernels/cuda, on the same devices */

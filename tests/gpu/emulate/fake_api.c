@@ -26,6 +26,7 @@ struct work {
     uint64_t record;
     struct comm *comm;
     bool arrived, copied; /* WORK_GATHER */
+    int device;
 };
 
 struct list {
@@ -35,19 +36,23 @@ struct list {
 struct stream {
     struct list work;
     struct list *captured; /* while it captures */
+    int device;
 };
 
 struct event {
     uint64_t recorded; /* calls */
     uint64_t reached;  /* of them, by their stream */
+    int device;
 };
 
 struct comm { /* of a rank */
     struct comm *peers[COMMS_MAX];
     uint32_t ranks_count;
     uint32_t rank;
+    int device;
     const void *shown; /* while a gather goes on */
     uint64_t arrived_count, copied_count;
+    uint64_t busy_count; /* questions until the last call is over */
     bool aborted;
 };
 
@@ -58,6 +63,8 @@ static struct fake_counts counts;
 static struct rng rng;
 static uint64_t virtual_ns;
 static bool failed;
+static __thread int thread_device;
+static __thread bool comms_begun;
 static const char *failed_call = "";
 static struct {
     uint8_t *first;
@@ -104,12 +111,28 @@ static int call_begin(const char *name)
 {
     pthread_mutex_lock(&mutex);
     counts.calls++;
+    config.hangs |= config.hang_call && counts.calls >= config.hang_call;
     if (config.fail_call && counts.calls == config.fail_call) {
         failed = true;
         failed_call = name;
         return config.fail_error;
     }
     return failed && config.fail_stays ? config.fail_error : 0;
+}
+
+/* The same of NCCL, which has its own numbers. */
+static int comm_begin(const char *name)
+{
+    int own = config.fail_comm_error ? config.fail_comm_error : FAKE_COMM_ERROR;
+    return call_begin(name) ? own : 0;
+}
+
+/* Begins a call that gives back, for which the runtime may wait for the device. */
+static int waiting_begin(const char *name)
+{
+    int error = call_begin(name);
+    CHECK(!config.hangs, "%s, which never returns: a device hangs", name);
+    return error;
 }
 
 static int call_end(int error)
@@ -154,9 +177,9 @@ static bool gather_run(struct work *w)
     return copied == c->ranks_count;
 }
 
-static void launch_run(const struct cuda_launch *l)
+static void launch_run(const struct cuda_launch *l, int device)
 {
-    struct simt_shape shape = {{l->grid[0], l->grid[1]}, l->block, l->shared_bytes};
+    struct simt_shape shape = {{l->grid[0], l->grid[1]}, l->block, l->shared_bytes, device};
     struct simt_counts seen = {0};
     simt_run(&shape, l->host_call, l->kernel, l->argument, l->argument_bytes, l->name,
              config.launched ? &seen : NULL);
@@ -174,7 +197,7 @@ static bool work_run(struct work *w)
         memset(w->to, w->byte, w->bytes);
         return true;
     case WORK_LAUNCH:
-        launch_run(&w->launch);
+        launch_run(&w->launch, w->device);
         return true;
     case WORK_RECORD:
         w->event->reached = w->record;
@@ -231,9 +254,16 @@ static struct work *work_add(struct stream *s, enum work_kind kind)
     CHECK(!s->captured || kind == WORK_LAUNCH || kind == WORK_GATHER,
           "a stream that captures is given work %d", (int)kind);
     w->kind = kind;
+    w->device = s->device;
     *l->end = w;
     l->end = &w->next;
     return w;
+}
+
+static void device_check(const struct stream *s)
+{
+    CHECK(s->device == thread_device, "a call for device %d from a thread of device %d", s->device,
+          thread_device);
 }
 
 static const void *snapshot(const void *from, uint64_t bytes)
@@ -267,7 +297,9 @@ static int device_info(int device, struct cuda_device_info *ret_info)
 static int device_set(int device)
 {
     int error = call_begin("cudaSetDevice");
-    return call_end(error ? error : (uint32_t)device < config.devices_count ? 0 : 101);
+    error = error ? error : (uint32_t)device < config.devices_count ? 0 : 101;
+    thread_device = error ? thread_device : device;
+    return call_end(error);
 }
 
 static int memory_new(void **ret_memory, uint64_t bytes)
@@ -276,9 +308,10 @@ static int memory_new(void **ret_memory, uint64_t bytes)
     if (!error) {
         *ret_memory = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
         CHECK(*ret_memory, "no memory");
+        if (!config.lean)
+            memset(*ret_memory, config.idle ? 0 : 0xff, bytes);
         if (!config.idle) {
-            memset(*ret_memory, 0xff, bytes);
-            simt_memory_add(*ret_memory, bytes);
+            simt_memory_add(*ret_memory, bytes, thread_device);
         }
         counts.live++;
     }
@@ -287,7 +320,7 @@ static int memory_new(void **ret_memory, uint64_t bytes)
 
 static int memory_free(void *memory)
 {
-    int error = call_begin("cudaFree");
+    int error = waiting_begin("cudaFree");
     simt_memory_remove(memory); /* a failing free gives it back here: the process is ending */
     free(memory);
     counts.live--;
@@ -320,7 +353,7 @@ static int pinned_new(void **ret_memory, uint64_t bytes)
 
 static int pinned_free(void *memory)
 {
-    int error = call_begin("cudaFreeHost");
+    int error = waiting_begin("cudaFreeHost");
     for (uint32_t i = 0; i < PINNED_MAX; i++)
         if (pinned[i].first == memory)
             pinned[i].first = NULL;
@@ -338,6 +371,7 @@ static int stream_new(void **ret_stream)
         struct stream *s = calloc(1, sizeof *s);
         CHECK(s, "no memory");
         s->work.end = &s->work.first;
+        s->device = thread_device;
         *ret_stream = s;
         uint32_t i = 0;
         while (streams[i])
@@ -366,6 +400,7 @@ static int stream_free(void *stream)
 static int stream_query(void *stream)
 {
     int error = call_begin("cudaStreamQuery");
+    device_check(stream);
     if (!error && !stream_run(stream, rng_below(&rng, 8)))
         error = CUDA_API_NOT_READY;
     return call_end(error);
@@ -375,8 +410,10 @@ static int event_new(void **ret_event)
 {
     int error = call_begin("cudaEventCreate");
     if (!error) {
-        *ret_event = calloc(1, sizeof(struct event));
-        CHECK(*ret_event, "no memory");
+        struct event *e = calloc(1, sizeof *e);
+        CHECK(e, "no memory");
+        e->device = thread_device;
+        *ret_event = e;
         counts.live++;
     }
     return call_end(error);
@@ -393,6 +430,9 @@ static int event_free(void *event)
 static int event_record(void *event, void *stream)
 {
     int error = call_begin("cudaEventRecord");
+    device_check(stream);
+    CHECK(((struct event *)event)->device == thread_device, "an event of device %d",
+          ((struct event *)event)->device);
     if (!error) {
         struct work *w = work_add(stream, WORK_RECORD);
         w->event = event;
@@ -405,6 +445,7 @@ static int event_record(void *event, void *stream)
 static int event_wait(void *event, void *stream)
 {
     int error = call_begin("cudaStreamWaitEvent");
+    device_check(stream);
     if (!error) {
         struct work *w = work_add(stream, WORK_WAIT);
         w->event = event;
@@ -431,6 +472,7 @@ static int event_query(void *event)
 static int copy(void *to, const void *from, uint64_t bytes, void *stream)
 {
     int error = call_begin("cudaMemcpyAsync");
+    device_check(stream);
     bool to_device = simt_memory_has(to, bytes), from_device = simt_memory_has(from, bytes);
     counts.copied_bytes += error ? 0 : bytes;
     if (config.idle) {
@@ -457,8 +499,10 @@ static int copy(void *to, const void *from, uint64_t bytes, void *stream)
 static int fill(void *to, int byte, uint64_t bytes, void *stream)
 {
     int error = call_begin("cudaMemsetAsync");
+    device_check(stream);
+    counts.filled_bytes += error ? 0 : bytes;
     CHECK(config.idle || simt_memory_has(to, bytes), "fills what is not the device's");
-    if (!error && !config.idle) {
+    if (!error && !config.idle && !config.lean) {
         struct work *w = work_add(stream, WORK_FILL);
         w->to = to;
         w->byte = byte;
@@ -477,6 +521,7 @@ static int kernel_shared(const void *kernel, uint32_t bytes)
 static int launch(const struct cuda_launch *l, void *stream)
 {
     int error = call_begin("cudaLaunchKernel");
+    device_check(stream);
     CHECK(l->argument_bytes <= 4096, "kernel %s: an argument of %llu bytes", l->name,
           (unsigned long long)l->argument_bytes);
     counts.launches += !error;
@@ -495,6 +540,7 @@ static int capture_begin(void *stream)
 {
     int error = call_begin("cudaStreamBeginCapture");
     struct stream *s = stream;
+    device_check(s);
     CHECK(!s->captured, "a stream that captures is to capture");
     if (!error)
         s->captured = list_new();
@@ -528,6 +574,7 @@ static int capture_free(void *captured)
 static void work_repeat(struct stream *s, const struct work *from)
 {
     struct work *w = work_add(s, from->kind), *next = w->next;
+    CHECK(s->device == from->device, "a graph of device %d on device %d", from->device, s->device);
     *w = *from;
     w->next = next;
     if (from->kind == WORK_LAUNCH)
@@ -540,6 +587,7 @@ static int graph_new(void **ret_graph, void *captured)
     if (!error) {
         struct stream *graph = calloc(1, sizeof *graph);
         CHECK(graph, "no memory");
+        graph->device = thread_device;
         graph->work.end = &graph->work.first;
         for (const struct work *w = ((struct list *)captured)->first; w; w = w->next)
             work_repeat(graph, w);
@@ -564,8 +612,10 @@ static int graph_free(void *graph)
 
 static int graph_upload(void *graph, void *stream)
 {
+    int error = call_begin("cudaGraphUpload");
+    device_check(stream);
     CHECK(graph && !((struct stream *)stream)->captured, "no graph, or the stream captures");
-    return call_end(call_begin("cudaGraphUpload"));
+    return call_end(error);
 }
 
 static int graph_launch(void *graph, void *stream)
@@ -573,6 +623,7 @@ static int graph_launch(void *graph, void *stream)
     if (config.fail_graph && --config.fail_graph == 0)
         config.fail_call = counts.calls + 1;
     int error = call_begin("cudaGraphLaunch");
+    device_check(stream);
     for (const struct work *w = ((struct stream *)graph)->work.first; w && !error; w = w->next) {
         counts.replayed += w->kind == WORK_LAUNCH;
         work_repeat(stream, w);
@@ -592,58 +643,104 @@ static uint64_t time_ns(void)
 
 static void give_way(void)
 {
-    virtual_ns += 20 * NS_PER_MS;
+    virtual_ns += 100 * NS_PER_MS;
     sleep_ns(5000); /* on a busy machine, giving the processor away costs milliseconds */
 }
 
 /* ---- communicators ---------------------------------------------------------------------------- */
 
-static int comms_new(uint32_t ranks_count, const int *devices, void **ret_comms)
+/* A group of ranks that is being made; one at a time. */
+static struct comm *made[COMMS_MAX];
+static uint32_t made_count;
+
+static int comm_id(struct cuda_comm_id *ret_id)
 {
-    int error = call_begin("ncclCommInitAll");
-    struct comm *made[COMMS_MAX];
-    (void)devices;
-    for (uint32_t r = 0; !error && config.has_nccl && r < ranks_count; r++) {
-        made[r] = calloc(1, sizeof *made[r]);
-        CHECK(made[r], "no memory");
-        made[r]->ranks_count = ranks_count;
-        made[r]->rank = r;
-        counts.live++;
-    }
-    for (uint32_t r = 0; !error && config.has_nccl && r < ranks_count; r++) {
-        memcpy(made[r]->peers, made, ranks_count * sizeof *made);
-        ret_comms[r] = made[r];
-    }
+    int error = comm_begin("ncclGetUniqueId");
+    if (!error && config.has_nccl)
+        *ret_id = (struct cuda_comm_id){"a group"};
     return call_end(error ? error : config.has_nccl ? 0 : -ENOENT);
+}
+
+static int comms_begin(void)
+{
+    int error = comm_begin("ncclGroupStart");
+    CHECK(!comms_begun, "a group in a group");
+    comms_begun = !error;
+    made_count = 0;
+    return call_end(error);
+}
+
+static int comm_new(void **ret_comm, uint32_t count, const struct cuda_comm_id *id, uint32_t rank)
+{
+    int error = comm_begin("ncclCommInitRankConfig");
+    CHECK(comms_begun && rank < count && count <= COMMS_MAX && strcmp(id->bytes, "a group") == 0,
+          "rank %u of %u", rank, count);
+    if (error)
+        return call_end(error);
+    struct comm *c = calloc(1, sizeof *c);
+    CHECK(c, "no memory");
+    *c = (struct comm){.ranks_count = count, .rank = rank, .device = thread_device};
+    c->busy_count = rng_below(&rng, 4);
+    for (uint32_t r = 0; r < made_count; r++)
+        CHECK(made[r]->device != c->device, "two ranks on device %d", c->device);
+    made[made_count++] = c;
+    counts.live++;
+    *ret_comm = c;
+    return call_end(CUDA_API_COMM_BUSY);
+}
+
+static int comms_end(void)
+{
+    int error = comm_begin("ncclGroupEnd");
+    CHECK(comms_begun, "the end of no group");
+    comms_begun = false;
+    for (uint32_t r = 0; r < made_count && !error; r++)
+        memcpy(made[r]->peers, made, sizeof made);
+    return call_end(error ? error : CUDA_API_COMM_BUSY);
 }
 
 static int comm_gather(void *comm, const void *from, void *to, uint64_t bytes, void *stream)
 {
-    int error = call_begin("ncclAllGather");
-    if (!error) {
-        struct work *w = work_add(stream, WORK_GATHER);
-        w->comm = comm;
-        w->to = to;
-        w->from = from;
-        w->bytes = bytes;
-    }
-    return call_end(error);
+    int error = comm_begin("ncclAllGather");
+    struct comm *c = comm;
+    device_check(stream);
+    CHECK(c->device == thread_device, "a communicator of device %d", c->device);
+    CHECK(c->busy_count == 0, "a call while the last one goes on");
+    if (error)
+        return call_end(error);
+    struct work *w = work_add(stream, WORK_GATHER);
+    w->comm = comm;
+    w->to = to;
+    w->from = from;
+    w->bytes = bytes;
+    c->busy_count = rng_below(&rng, 3);
+    return call_end(c->busy_count ? CUDA_API_COMM_BUSY : 0);
 }
 
 static int comm_error(void *comm)
 {
-    (void)comm;
-    return call_end(call_begin("ncclCommGetAsyncError"));
+    int error = comm_begin("ncclCommGetAsyncError");
+    struct comm *c = comm;
+    if (!error && c->busy_count) {
+        c->busy_count -= !config.hangs;
+        error = CUDA_API_COMM_BUSY;
+    }
+    return call_end(error);
 }
 
 /* Not freed: other ranks may still look at it. */
 static void comm_abort(void *comm)
 {
-    (void)call_begin("ncclCommAbort");
+    (void)waiting_begin("ncclCommAbort");
     ((struct comm *)comm)->aborted = true;
     counts.live--;
     counts.aborted++;
     (void)call_end(0);
+}
+
+static const char *comm_text(int error)
+{
+    return error == FAKE_COMM_ERROR ? "internal error" : "a fault of NCCL that was asked for";
 }
 
 const struct cuda_api *fake_api(void)
@@ -678,9 +775,13 @@ const struct cuda_api *fake_api(void)
                                         .error_text = error_text,
                                         .time_ns = time_ns,
                                         .give_way = give_way,
-                                        .comms_new = comms_new,
+                                        .comm_id = comm_id,
+                                        .comms_begin = comms_begin,
+                                        .comm_new = comm_new,
+                                        .comms_end = comms_end,
                                         .comm_gather = comm_gather,
                                         .comm_error = comm_error,
-                                        .comm_abort = comm_abort};
+                                        .comm_abort = comm_abort,
+                                        .comm_text = comm_text};
     return &api;
 }

@@ -2,11 +2,13 @@
 
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "kernels/cuda/backend.h"
 
-/* Unless a test says otherwise: what the daemon meets when it runs over the emulation. */
+/* Unless a test says otherwise: what the daemon meets when it runs over the emulation, with EMULATED_DEVICES
+ * where that is set. */
 static struct fake_driver fake = {.devices_count = 2, .capability = 80};
 static int calls_count;
 
@@ -35,6 +37,9 @@ static int call(void)
 
 int cuInit(unsigned flags)
 {
+    const char *count = getenv("EMULATED_DEVICES");
+    if (count)
+        fake.devices_count = (int)strtol(count, NULL, 10);
     return flags ? 1 : call();
 }
 

@@ -49,6 +49,7 @@ struct shadow {
 struct memory {
     uint8_t *first;
     uint64_t bytes;
+    int device;
     struct shadow *shadow; /* of each unit */
 };
 
@@ -62,6 +63,7 @@ static uint32_t shared_bytes, threads_count, block_waiting, done_count, block_ep
 static uint32_t current = NOBODY; /* thread; NOBODY: in none */
 static __thread bool in_kernel;   /* other threads of the process are the backend's own */
 static uint32_t block_number;
+static int running_device;
 static void *scheduler_stack;
 static void (*kernel_call)(const void *, const void *);
 static const void *kernel_function, *kernel_argument;
@@ -232,6 +234,7 @@ void simt_run(const struct simt_shape *shape, void (*call)(const void *, const v
     kernel_argument = argument, kernel_argument_bytes = argument_bytes;
     threads_count = shape->block;
     shared_bytes = shape->shared_bytes;
+    running_device = shape->device;
     launch_epoch++;
     counts = (struct simt_counts){0};
     gridDim = (struct simt_index){shape->grid[0], shape->grid[1], 1};
@@ -304,14 +307,14 @@ void simt_matrix_multiply(const float *a, const float *b, float *sums)
 
 /* ---- memory ----------------------------------------------------------------------------------- */
 
-void simt_memory_add(void *memory, uint64_t bytes)
+void simt_memory_add(void *memory, uint64_t bytes, int device)
 {
     for (uint32_t i = 0; i < MEMORIES_MAX; i++) {
         struct memory *m = &memories[i];
         if (m->first)
             continue;
         uint64_t shadow_bytes = (bytes / UNIT + 1) * sizeof *m->shadow;
-        *m = (struct memory){.first = memory, .bytes = bytes};
+        *m = (struct memory){.first = memory, .bytes = bytes, .device = device};
         m->shadow = mmap(NULL, shadow_bytes, PROT_READ | PROT_WRITE,
                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         CHECK(m->shadow != MAP_FAILED, "no memory");
@@ -433,6 +436,9 @@ static void access_see(const void *at, uint64_t bytes, bool write)
                   (unsigned long long)bytes, at);
     if (!m)
         return;
+    if (m->device != running_device)
+        simt_fail("%s memory of device %d, and runs on device %d", write ? "writes" : "reads",
+                  m->device, running_device);
     *(write ? &counts.written_bytes : &counts.read_bytes) += bytes;
     uint64_t first = (uint64_t)(p - m->first), end = first + bytes;
     for (uint64_t i = first / UNIT; i <= (end - 1) / UNIT; i++) {

@@ -3,9 +3,14 @@
  *
  * A block's threads are coroutines, run in random order from one barrier to the next. Shared memory holds
  * NaN at first. Every access of a kernel to memory is seen (the sources are compiled with -fsanitize=thread
- * against our own callbacks), so it is counted, must lie in memory of the device, and must not race: another
- * thread of the block between the same barriers, or another block of the launch. A barrier that some thread
- * does not reach, an access that races or is outside: the process ends and says so.
+ * against our own callbacks), so it is counted, must lie in memory of the device that runs it, and must not be
+ * seen to race: in shared memory with another thread of the block between the same barriers, in the
+ * device's with another block of the launch. A barrier that some thread does not reach, an access that
+ * races or is outside: the process ends and says so.
+ *
+ * Not seen: races of one block's threads in device memory; those of a read with a write, where more threads
+ * had read than are remembered (one); whatever atomics do. A warp's threads take turns at its collectives only,
+ * so code that needs them in step elsewhere may pass.
  *
  * Thread: one at a time; the caller locks. */
 #pragma once
@@ -23,6 +28,7 @@ struct simt_shape {
     uint32_t grid[2];
     uint32_t block;
     uint32_t shared_bytes;
+    int device; /* that runs it: memory of another is out of bounds */
 };
 
 struct simt_counts {        /* of device memory, by one launch */
@@ -39,7 +45,7 @@ extern struct simt_index threadIdx, blockIdx, blockDim, gridDim;
 
 void simt_seed(uint64_t seed);
 /* Memory that kernels may touch: one range at a time is enough for us. bytes 0: none. */
-void simt_memory_add(void *memory, uint64_t bytes);
+void simt_memory_add(void *memory, uint64_t bytes, int device);
 void simt_memory_remove(void *memory);
 bool simt_memory_has(const void *memory, uint64_t bytes);
 void simt_run(const struct simt_shape *shape, void (*call)(const void *, const void *),

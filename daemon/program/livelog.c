@@ -1,0 +1,215 @@
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "daemon/base/assert.h"
+#include "daemon/base/hash.h"
+#include "daemon/program/livelog_impl.h"
+#include "dynasor/types.h"
+
+#define RING 4096u         /* answers of one poll */
+#define PIPE_BYTES 1048576 /* 8,192 answers that the disk is behind */
+#define BLOCK (PIPE_BUF / LIVE_RECORD_BYTES)
+#define PROMPT_HASHED_BYTES 4096u /* of its start, and of its end */
+
+struct live_program {
+    uint64_t serial; /* 0: nothing of it was taken */
+    bool lost;       /* something of it was; it is counted at its end */
+};
+
+struct livelog {
+    struct observer observer;
+    struct live_program *programs; /* [programs_max] by handle */
+    uint64_t serials;
+    uint64_t lost; /* programs, on this side of the pipe */
+    int read_fd;
+    int write_fd;
+    uint32_t block_count;
+    struct live_record block[BLOCK];
+    struct live_file *file;
+};
+
+int livelog_new(const struct livelog_config *config, struct livelog **ret_log,
+                char ret_message[MESSAGE_BYTES])
+{
+    int fds[2] = {-1, -1};
+    struct livelog *log = calloc(1, sizeof *log);
+    if (!log)
+        return message_refuse(ret_message, -ENOMEM, "no memory");
+    log->read_fd = log->write_fd = -1;
+    log->observer =
+        (struct observer){.ring = calloc(RING, sizeof *log->observer.ring), .size = RING};
+    log->programs = calloc(config->programs_max, sizeof *log->programs);
+    int r = log->observer.ring && log->programs ? 0 : -ENOMEM;
+    if (r == 0 && pipe2(fds, O_CLOEXEC) != 0)
+        r = -errno;
+    log->read_fd = fds[0];
+    log->write_fd = fds[1];
+    if (r == 0 && fcntl(fds[1], F_SETFL, O_NONBLOCK) != 0)
+        r = -errno;
+    if (r < 0)
+        (void)message_refuse(ret_message, r, "the log of programs: %s", strerror(-r));
+    else
+        (void)fcntl(fds[1], F_SETPIPE_SZ, PIPE_BYTES); /* what it is otherwise will do */
+    if (r == 0)
+        r = live_file_new(config, &log->file, ret_message);
+    if (r < 0) {
+        livelog_free(log);
+        return r;
+    }
+    *ret_log = log;
+    return 0;
+}
+
+void livelog_free(struct livelog *log)
+{
+    if (!log)
+        return;
+    livelog_stop(log);
+    if (log->read_fd >= 0)
+        (void)close(log->read_fd); /* a pipe that was read to its end */
+    live_file_free(log->file);
+    free(log->programs);
+    free(log->observer.ring);
+    free(log);
+}
+
+void livelog_run(struct livelog *log)
+{
+    struct live_record records[16 * BLOCK];
+    for (;;) {
+        /* Whole records: each write is one of whole records, and atomic. */
+        ssize_t got = read(log->read_fd, records, sizeof records);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0)
+            return;
+        for (size_t i = 0; i < (size_t)got / sizeof records[0]; i++)
+            live_file_take(log->file, &records[i]);
+    }
+}
+
+void livelog_stop(struct livelog *log)
+{
+    if (log->write_fd < 0)
+        return;
+    livelog_flush(log);
+    (void)close(log->write_fd); /* the end of the pipe */
+    log->write_fd = -1;
+}
+
+struct observer *livelog_observer(struct livelog *log)
+{
+    return &log->observer;
+}
+
+/* ---- records ------------------------------------------------------------------------------------ */
+
+/* The pipe is full: the programs of the block are lost, those that have ended are counted. */
+static void block_lost(struct livelog *log)
+{
+    for (uint32_t i = 0; i < log->block_count; i++) {
+        const struct live_record *record = &log->block[i];
+        struct live_program *p = &log->programs[record->program];
+        log->lost += record->kind == LIVE_END;
+        if (record->kind == LIVE_ANSWER && p->serial == record->serial)
+            p->lost = true;
+    }
+}
+
+void livelog_flush(struct livelog *log)
+{
+    size_t bytes = log->block_count * sizeof log->block[0];
+    if (bytes == 0)
+        return;
+    ssize_t put = write(log->write_fd, log->block, bytes); /* all of it or nothing */
+    if (put != (ssize_t)bytes)
+        block_lost(log);
+    log->block_count = 0;
+}
+
+static struct live_record *record_add(struct livelog *log, uint32_t program, enum live_kind kind)
+{
+    struct live_program *p = &log->programs[program];
+    if (log->block_count == BLOCK)
+        livelog_flush(log);
+    if (p->serial == 0)
+        *p = (struct live_program){.serial = ++log->serials};
+    struct live_record *record = &log->block[log->block_count++];
+    memset(record, 0, sizeof *record);
+    record->program = program;
+    record->kind = kind;
+    record->serial = p->serial;
+    return record;
+}
+
+void livelog_take(struct livelog *log)
+{
+    const struct observed *o;
+    while ((o = observe_next(&log->observer))) {
+        struct live_record *record = record_add(log, o->user, LIVE_ANSWER);
+        record->u.answer =
+            (struct live_answer){.n = o->n,
+                                 .group = o->group,
+                                 .winner = o->winner,
+                                 .at_tokens = o->at_tokens,
+                                 .own_tokens = o->own_tokens,
+                                 .has_reward = o->has_reward,
+                                 .hesitant = o->hesitant,
+                                 .charged_tokens = o->cost.decoded_tokens + o->cost.reward_tokens,
+                                 .probe_tokens = o->cost.probe_tokens,
+                                 .reward = o->reward,
+                                 .confidence = o->confidence,
+                                 .log_probability = (float)o->log_probability,
+                                 .entropy = (float)o->entropy};
+    }
+}
+
+/* Equal prompts give equal numbers; of a long one its ends and its length. */
+static uint64_t problem_of(const uint8_t *prompt, uint32_t bytes)
+{
+    uint32_t head = bytes < PROMPT_HASHED_BYTES ? bytes : PROMPT_HASHED_BYTES;
+    return hash_bytes(prompt + bytes - head, head, hash_bytes(prompt, head, bytes).low).low;
+}
+
+void livelog_end(struct livelog *log, const struct livelog_end *end)
+{
+    bool gone = log->programs[end->program].lost;
+    log->lost += gone;
+    if (gone || (end->answers_count == 0 && end->algorithm != DYNASOR_ALGORITHM_COT)) {
+        livelog_forget(log, end->program); /* or it gave no answer, and has no lines */
+        return;
+    }
+    struct live_record *record = record_add(log, end->program, LIVE_END);
+    record->u.end =
+        (struct live_end){.algorithm = end->algorithm,
+                          .verdict = end->verdict,
+                          .knob = end->knob,
+                          .cap = end->cap,
+                          .group = end->group,
+                          .answers_count = end->answers_count,
+                          .of_batch = end->of_batch,
+                          .decoded_tokens = end->cost.decoded_tokens,
+                          .charged_tokens = end->cost.decoded_tokens + end->cost.reward_tokens,
+                          .problem = problem_of(end->prompt, end->prompt_bytes)};
+    size_t name = strlen(end->profile);
+    ASSERT(name < sizeof record->u.end.profile);
+    memcpy(record->u.end.profile, end->profile, name); /* zeros follow */
+    log->programs[end->program] = (struct live_program){0};
+}
+
+void livelog_forget(struct livelog *log, uint32_t program)
+{
+    if (log->programs[program].serial > 0)
+        (void)record_add(log, program, LIVE_FORGET);
+    log->programs[program] = (struct live_program){0};
+}
+
+void livelog_stats(struct livelog *log, struct livelog_stats *ret_stats)
+{
+    live_file_stats(log->file, ret_stats);
+    ret_stats->programs_lost += log->lost;
+}

@@ -1,0 +1,118 @@
+#!/bin/bash
+# timeout: 120
+# A live daemon's log of programs, and what dynasor-calibrate --shadow says of it: nothing but what is known. A
+# policy that stops no later than the live one did is judged by all programs, one that goes on by those that ran
+# to their cap. Numbers are held to a direct count of the log. What programs came to stands there also after a
+# restart, and without prompts.
+
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+. tests/e2e/lib_daemon.sh
+model=tools/model/dynasor-5m tasks=tools/model/tasks/words.test.tsv
+log=$work/programs.tsv
+
+control() { "$build/bin/dynasorctl" --socket "$control" "$@"; }
+# reason LINE ARGUMENT...: the problem of a line
+reason() {
+    local line=$1
+    shift
+    timeout 60 "$build/examples/reason" --socket "$socket" --chat --max-tokens 200 "$@" \
+        "$(sed -n "${line}p" $tasks | cut -f3)" >"$work/out" || fail "reason $*"
+}
+few() { reason "$1" --set cap=8 sc; }
+shadow() { timeout 20 "$build/bin/dynasor-calibrate" --algorithm sc --shadow "$1" "$log" >"$work/shadow.log" 2>&1; }
+says() { grep -qF -- "$1" "$work/shadow.log" || fail "'$1' is not said"; }
+# logged COUNT: waits until so many are in the file
+logged() {
+    for _ in $(seq 500); do
+        control status >"$work/status"
+        grep -q "^programs_logged  *$1 " "$work/status" && return 0
+        sleep 0.02
+    done
+    fail "programs_logged is not $1: $(grep logged "$work/status")"
+}
+
+start() { daemon_start --policy $model/policy --reward $model/reward --set log.programs="$log" "$@"; }
+start || fail "the daemon does not start"
+
+# The live profile stops a program when its first five answers agree.
+for line in $(seq 12); do few "$line"; done
+reason 1 cot
+reason 1 --set cap=4 --set width=3 --set depth=4 mcts
+reason 1 single
+logged 14 # one answer alone is none to stop at
+grep -q '^programs_unlogged  *0 ' "$work/status" || fail "programs are lost"
+sed 1,2d "$tasks" | cut -f3 | head -12 | grep -o '[a-z]\{6,\}' | sort -u | grep -qwFf - <(sed 1d "$log") && fail "the log has prompts in it"
+control profile show sc-math >"$work/live.profile"
+
+# programs NAME: a line for each of sc: steps, whether it was stopped, its tokens, tokens at step 3 and whether
+# its first three answers agree
+programs() {
+    awk -F'\t' '
+        NR == 1 { for (i = 1; i <= NF; i++) at[$i] = i; next }
+        $at["algorithm"] != "sc" { next }
+        { p = $at["program"]; if (!(p in steps)) order[++count] = p
+          n = ++steps[p]; tokens[p] = $at["tokens"]; ended[p] = $at["ended"]; answer = $at["answer"]
+          if (n <= 3) { third[p] = tokens[p]; agree[p] += answer != "" && (n == 1 || answer == first[p]); first[p] = answer } }
+        END { for (i = 1; i <= count; i++) { p = order[i]
+                print steps[p], ended[p] == "settled", tokens[p], third[p], agree[p] == 3 } }' "$log"
+}
+programs >"$work/programs"
+[ "$(wc -l <"$work/programs")" = 12 ] || fail "$(wc -l <"$work/programs") programs of sc are in the log"
+stopped=$(awk '$2' "$work/programs" | wc -l)
+spent=$(awk '{ s += $3 } END { print s }' "$work/programs")
+{ [ "$stopped" -ge 2 ] && [ "$stopped" -le 10 ]; } || fail "$stopped of 12 were stopped: nothing to tell apart"
+awk '{ if ($1 != ($2 ? 5 : 8)) exit 1 }' "$work/programs" || fail "steps are missing"
+
+# By the live profile itself: all is known, nothing differs.
+shadow "$work/live.profile" || fail "shadow of the live profile"
+says "12 programs, $stopped stopped early"
+says "tokens $spent instead of $spent, and 0 for probes: saved 0.00 %"
+says "answers other than at the end: 0 "
+says "judged by 12 of 12 programs: $((12 - stopped)) that did all they were allowed to, $stopped that had been stopped"
+says "nothing is labelled"
+
+# One that never stops: nothing is known of those that were stopped.
+shadow even || fail "shadow of even"
+says "judged by $((12 - stopped)) of 12 programs: $((12 - stopped)) that did all they were allowed to, 0 that"
+says "not judged: $stopped that had been stopped"
+
+# One that reads at 3: known where it stops, or where the program went to its cap.
+sed 's/^name = .*/name = early/; s/^detect = .*/detect = 3/; s/^5 = 0.7/3 = 0.9/' "$work/live.profile" >"$work/early.profile"
+shadow "$work/early.profile" || fail "shadow of early"
+awk '$5 { judged++; early++; used += $4; spent += $3 } !$5 && !$2 { judged++; used += $3; spent += $3 }
+    END { printf "%d programs, %d stopped early\ntokens %d instead of %d,\n", judged, early, used, spent }' \
+    "$work/programs" >"$work/wanted"
+while read -r line; do says "$line"; done <"$work/wanted"
+grep -q '^tokens .* saved [1-9]' "$work/shadow.log" || fail "it saves nothing"
+
+# Policies that end branches while they decode, a log of answers cannot judge; other algorithms have their own.
+sed 's/^name = .*/name = first/; s/^kind = .*/kind = m_of_n/' "$work/live.profile" >"$work/first.profile"
+shadow "$work/first.profile" && fail "m_of_n is judged"
+says "m_of_n"
+timeout 20 "$build/bin/dynasor-calibrate" --algorithm cot --shadow cot-crazy "$log" >"$work/shadow.log" 2>&1 || fail "cot"
+says "1 programs"
+
+# After a restart it goes on behind what is there; a daemon that dies leaves what it has written.
+daemon_stop
+start || fail "the daemon does not start again"
+few 21
+logged 1
+kill -9 "$daemon_pid"
+wait "$daemon_pid" 2>/dev/null
+start || fail "the daemon does not start once more"
+few 22
+logged 1
+daemon_stop
+programs >"$work/programs"
+[ "$(wc -l <"$work/programs")" = 14 ] || fail "$(wc -l <"$work/programs") programs after two restarts"
+shadow sc-math || fail "shadow after restarts"
+
+# What cannot be written is refused by name.
+start --set log.programs=/nowhere/log.tsv && fail "starts with a log that cannot be written"
+grep -qF '[log] programs = /nowhere/log.tsv' "$work/daemon.log" || fail "the refusal does not name the log"
+daemon_pid=
+start --set log.programs_bytes=1 && fail "starts with a log of one byte"
+grep -qF '1048576 to' "$work/daemon.log" || fail "the refusal does not say the range"
+daemon_pid=
+echo "$stopped of 12 programs were stopped; profiles are judged by what is known of them"

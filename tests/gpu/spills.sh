@@ -1,0 +1,26 @@
+#!/bin/bash
+# Prints `bar spilled_bytes VALUE <= 0 ok|short`: what kernels that a step spends its time in keep in local memory,
+# which goes through the caches, summed over the architectures that the build folder has code for. Those are
+# one after `make`, all of a release after `make release`; `make check-cuda-release` compiles for all, then
+# comes here. Reads what ptxas said beside each object. Status 1 if the bar is short.
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+build="${DYN_BUILD:-$PWD/build}"
+hot='attention_kernel|gemm_bf16_kernel|gemm_f32_kernel|norm_kernel|gate_kernel|qkv_kernel|sample_kernel|embed_kernel'
+if ! compgen -G "$build/obj/kernels/cuda/*.cu.ptxas" >/dev/null; then
+    echo 'no nvcc: spills are not known'
+    echo 'bar spilled_bytes unknown <= 0 short'
+    exit 1
+fi
+cat "$build"/obj/kernels/cuda/*.cu.ptxas | awk -v hot="$hot" '
+    /Compiling entry function/ {
+        is = $0 ~ hot
+        seen += is
+        if (is && match($0, /sm_[0-9]+[a-z]?/)) kernels[substr($0, RSTART, RLENGTH)]++
+    }
+    is && /spill stores/ { for (i = 1; i <= NF; i++) if ($i == "bytes") sum += $(i - 1) }
+    END {
+        for (name in kernels) printf "spills: %d hot kernels for %s looked at\n", kernels[name], name
+        printf "bar spilled_bytes %s <= 0 %s\n", seen ? sum + 0 : "none", seen && !sum ? "ok" : "short"
+        exit !(seen && !sum)
+    }'
