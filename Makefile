@@ -320,7 +320,7 @@ $(B)/bin/dynasor-bench: $(call obj,$(DYN_BENCH_SRC)) $(INTERNAL)
 # What programs cost besides the engine, on the scheduler that unit tests make up.
 $(B)/bin/bench-steps: $(call obj,tests/bench/steps/steps.c tests/unit/made_up.c) $(TESTLIB) $(INTERNAL)
 	$(link)
-	$(Q)$(ld) -Wl,--wrap=sched_poll $^ -lcmocka $(LIBS)
+	$(Q)$(ld) $(foreach f,poll add fork remove,-Wl,--wrap=sched_$(f)) $^ -lcmocka $(LIBS)
 
 # The daemon that hostile clients meet, and the one with a double fetch that they must break.
 .PHONY: hardened

@@ -887,6 +887,13 @@ bool sched_next(struct sched *s, struct sched_result *ret_result)
     return false;
 }
 
+uint32_t sched_user_ahead(const struct sched *s)
+{
+    if (s->result_count < 2)
+        return SCHED_NONE;
+    return s->seqs[s->results->batch->rows[s->result_idx + 1].seq].user;
+}
+
 uint64_t sched_due_ns(const struct sched *s)
 {
     bool returns = s->room_changed && !TAILQ_EMPTY(&s->returning);

@@ -120,6 +120,9 @@ uint32_t sched_poll(struct sched *sched, uint64_t now_ns);
 
 /* Next result of the collected step; false: no more. Drain it before the next sched_poll(). */
 bool sched_next(struct sched *sched, struct sched_result *ret_result);
+/* User of the row after the next one, for who wants its memory at hand by then; SCHED_NONE: there is none. It may
+ * have no result, and its user may be gone. */
+uint32_t sched_user_ahead(const struct sched *sched);
 
 /* When sched_poll() has something to do: now (0), or at a time; UINT64_MAX: idle, or not before
  * sched_fd() is readable. */

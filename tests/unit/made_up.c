@@ -55,6 +55,14 @@ bool sched_fits(const struct sched *s, uint64_t tokens)
     return tokens <= CONTEXT;
 }
 
+static void state_set(struct sched *s, struct seq *q, enum seq_state state)
+{
+    uint32_t i = (uint32_t)(q - s->seqs);
+    uint64_t bit = 1ull << i % 64;
+    q->state = state;
+    s->runs[i / 64] = state == RUNS ? s->runs[i / 64] | bit : s->runs[i / 64] & ~bit;
+}
+
 static int seq_make(struct sched *s, const struct seq *parent, const struct sched_seq_args *args,
                     uint32_t *ret_seq)
 {
@@ -68,7 +76,7 @@ static int seq_make(struct sched *s, const struct seq *parent, const struct sche
     CHECK(i < SEQS_MAX, "too many");
     s->taken = i + 1;
     struct seq *q = &s->seqs[i];
-    q->state = RUNS;
+    state_set(s, q, RUNS);
     q->args = *args;
     q->stem = args->stem;
     q->count = parent ? parent->count : 0;
@@ -107,20 +115,20 @@ int sched_fork(struct sched *s, uint32_t parent, const struct sched_seq_args *ar
 
 void sched_remove(struct sched *s, uint32_t seq)
 {
-    seq_of(s, seq)->state = FREE;
+    state_set(s, seq_of(s, seq), FREE);
     s->taken = seq < s->taken ? seq : s->taken;
     s->used--;
 }
 
 void sched_pause(struct sched *s, uint32_t seq)
 {
-    seq_of(s, seq)->state = PAUSED;
+    state_set(s, seq_of(s, seq), PAUSED);
 }
 
 void sched_resume(struct sched *s, uint32_t seq)
 {
     CHECK(!seq_of(s, seq)->stem, "a stem is done");
-    seq_of(s, seq)->state = RUNS;
+    state_set(s, seq_of(s, seq), RUNS);
 }
 
 uint32_t sched_poll(struct sched *s, uint64_t now_ns)
@@ -128,9 +136,10 @@ uint32_t sched_poll(struct sched *s, uint64_t now_ns)
     (void)now_ns;
     assert_int_equal(s->results, s->next);
     s->results = s->next = 0;
-    for (uint32_t i = 0; i < s->fresh; i++)
-        if (s->seqs[i].state == RUNS && (!s->lazy || rng_below(&s->rng, 100) >= s->lazy))
-            s->order[s->results++] = i;
+    for (uint32_t w = 0; w < (s->fresh + 63) / 64; w++)
+        for (uint64_t bits = s->runs[w]; bits; bits &= bits - 1)
+            if (!s->lazy || rng_below(&s->rng, 100) >= s->lazy)
+                s->order[s->results++] = w * 64 + (uint32_t)__builtin_ctzll(bits);
     for (uint32_t i = s->results; s->lazy && i > 1; i--) {
         uint32_t k = (uint32_t)rng_below(&s->rng, i), swap = s->order[k];
         s->order[k] = s->order[i - 1];
@@ -166,7 +175,7 @@ bool sched_next(struct sched *s, struct sched_result *ret)
                 ret->score = score_of(q->tokens, q->count);
             if (q->args.want & SCHED_WANT_SCORE && read_score)
                 read_score(q);
-            q->state = PAUSED;
+            state_set(s, q, PAUSED);
             return true;
         }
         CHECK(q->told < q->args.max_tokens, "nobody took it out");
@@ -182,6 +191,11 @@ bool sched_next(struct sched *s, struct sched_result *ret)
         return true;
     }
     return false;
+}
+
+uint32_t sched_user_ahead(const struct sched *s)
+{
+    return s->next + 1 < s->results ? s->seqs[s->order[s->next + 1]].args.user : SCHED_NONE;
 }
 
 uint64_t sched_due_ns(const struct sched *s)

@@ -10,7 +10,7 @@
 #include "daemon/program/runs.h"
 #include "tests/lib/check.h"
 
-#define SEQS_MAX 4096u
+#define SEQS_MAX 16384u
 #define CONTEXT 1024u
 #define BRANCHES_MAX 2048u
 #define RUNS_MAX 80u
@@ -30,6 +30,7 @@ struct seq {
 
 struct sched {
     struct seq *seqs;
+    uint64_t runs[SEQS_MAX / 64]; /* a bit for each that RUNS */
     uint32_t fresh;
     uint32_t taken; /* none below is free */
     uint32_t used;
