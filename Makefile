@@ -433,7 +433,7 @@ RESULTS := docs/results
 campaign: $(B)/bin/dynasor-bench $(CALIBRATE) ## run what is missing of the experiments behind docs/RESULTS.md (hours)
 	@tools/results/campaign $(B) $(REASONER) tools/model/tasks $(RESULTS) $(CAMPAIGN)
 
-results: $(B)/bin/dynasor-bench $(CALIBRATE) ## tables and pictures of docs/RESULTS.md from the campaign's logs
+results: $(B)/bin/dynasor-bench $(B)/bin/bench-steps $(CALIBRATE) ## tables and pictures of docs/RESULTS.md from the campaign's logs
 	@tools/results/make $(B) $(RESULTS) docs/RESULTS.md
 
 bench-programs: $(B)/bin/dynasor-bench $(B)/bin/bench-steps $(CALIBRATE) ## run 1 % of the campaign's programs again, and print its bars

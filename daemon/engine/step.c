@@ -225,7 +225,10 @@ static void put_lists(struct step *s, struct ops_sample_row *samples)
     for (uint32_t r = 0; r < b->rows_count; r++) {
         uint32_t pages = pages_of(b->rows[r].position + b->rows[r].tokens_count);
         ASSERT(pages <= b->pages_stride);
-        memcpy(to, b->pages + (uint64_t)r * b->pages_stride, pages * sizeof(uint32_t));
+        const uint32_t *from = b->pages + (uint64_t)r * b->pages_stride;
+        /* Most are what they were: what is not written stays in the cache of the thread that reads it. */
+        if (memcmp(to, from, pages * sizeof *to) != 0)
+            memcpy(to, from, pages * sizeof *to);
         to += pages;
     }
     if (!s->samples_count)

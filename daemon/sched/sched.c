@@ -657,6 +657,8 @@ static bool lists_add(struct engine_batch *b, const struct sched *s, const struc
 static uint32_t pages_in_common(const uint32_t *a, const uint32_t *b, uint32_t count)
 {
     uint32_t i = 0;
+    while (i + 16 <= count && memcmp(a + i, b + i, 16 * sizeof *a) == 0)
+        i += 16;
     while (i < count && a[i] == b[i])
         i++;
     return i;

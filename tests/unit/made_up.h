@@ -10,7 +10,7 @@
 #include "daemon/program/runs.h"
 #include "tests/lib/check.h"
 
-#define SEQS_MAX 16384u
+#define SEQS_MAX 32768u
 #define CONTEXT 1024u
 #define BRANCHES_MAX 2048u
 #define RUNS_MAX 80u

@@ -250,7 +250,7 @@ void figure_budget(const char *folder, const char *out)
         return;
     FILE *file =
         figure_open(out, "budget",
-                    "run\teven\teven_right\ttokens\tright\tgained\tgained_low\tgained_high\tsaved");
+                    "run\teven\teven_right\teven_tokens\tright\tgained\tgained_low\tgained_high\tsaved");
     printf("\nbudget of what even spends\n");
     for (size_t i = 0; i < EVEN_CAPS_COUNT; i++) {
         char name[64] = BUDGET_PROFILE;
