@@ -184,6 +184,7 @@ static int begin_run(struct reading *r, const struct runlog_row *row)
     *run = (struct log_run){.first = log->steps_count,
                             .problem = names_take(&r->problems, row->problem),
                             .chain = strcmp(row->algorithm, "cot") == 0,
+                            .trees = strcmp(row->algorithm, "rebase") == 0,
                             .stopped = strcmp(row->ended, "settled") == 0 ||
                                        strcmp(row->ended, "given_up") == 0 ||
                                        strcmp(row->ended, "budget") == 0,
@@ -191,6 +192,7 @@ static int begin_run(struct reading *r, const struct runlog_row *row)
                             .cap = row->cap};
     (void)snprintf(run->level, sizeof run->level, "%.15s", row->level);
     (void)snprintf(run->name, sizeof run->name, "%.31s", row->program);
+    (void)snprintf(run->profile, sizeof run->profile, "%.47s", row->profile);
     (void)snprintf(r->program, sizeof r->program, "%.127s", row->program);
     forget_groups(r);
     return 0;

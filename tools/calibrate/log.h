@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
-#include "daemon/program/certaindex.h"
+#include "daemon/program/profile.h"
 
 #define LOG_MESSAGE_BYTES 512u
 
@@ -18,11 +18,13 @@ struct log_run {
     uint32_t count;
     uint32_t problem; /* 0 .. problems_count-1 */
     bool chain;       /* cot: steps are probes, the last one is the end */
+    bool trees;       /* rebase: each grant of the policy grew a tree of its own */
     bool stopped;     /* before its cap: what would have come then is unknown */
     uint32_t knob;    /* that it had reached; fewer steps may have given an answer. 0: not said */
     uint32_t cap;     /* likewise, that it might have reached */
     char level[16];
     char name[32];
+    char profile[PROFILE_NAME_BYTES]; /* that it ran under; "": not said */
 };
 
 struct log {

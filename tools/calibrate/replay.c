@@ -83,6 +83,8 @@ static struct outcome replay_chain(struct replay *replay, const struct log_run *
             outcome.knob = view.knob_cap;
             return outcome;
         }
+        outcome.reads++;
+        outcome.late += log->tokens[at] > decision.knob;
         replay->probes[view.probes_count++] = (struct certaindex_probe){
             .group = log->groups[at], .hesitant = log->hesitant[at], .tokens = log->tokens[at]};
         outcome.probe_tokens += log->probe_tokens[at];
@@ -142,6 +144,21 @@ static uint32_t steps_at(const struct log_run *run, uint32_t knob_seen, uint32_t
     return knob >= knob_seen || knob > run->count ? run->count : knob;
 }
 
+/* What those who grew the trees went on to from here, by the policy they are said to have had. */
+static bool is_regrown(const struct policy_options *grown_by, const struct policy_view *view,
+                       uint32_t own_cap, uint32_t knob, struct outcome *outcome)
+{
+    struct policy_view own = *view; /* whatever cap is asked about now */
+    if (grown_by == NULL) {
+        return false;
+    }
+    own.knob_cap = own_cap;
+    outcome->grants[0] = policy_decide(grown_by, &own).knob;
+    outcome->grants[1] = knob;
+    outcome->regrown = outcome->grants[0] != knob;
+    return outcome->regrown;
+}
+
 struct outcome replay_run(struct replay *replay, uint32_t idx, const struct policy_options *options,
                           uint32_t cap)
 {
@@ -160,6 +177,11 @@ struct outcome replay_run(struct replay *replay, uint32_t idx, const struct poli
     view_steps(log, run, 0, counts, &view);
     struct policy_decision decision = policy_decide(options, &view);
     while (decision.verdict == POLICY_CONTINUE) {
+        if (view.knob_done < seen &&
+            is_regrown(replay->grown_by, &view, run->cap > 0 ? run->cap : seen, decision.knob,
+                       &outcome)) {
+            return outcome;
+        }
         if (decision.knob > seen) {
             goes_on(run, seen, knob_cap, &outcome);
             return outcome;

@@ -4,6 +4,10 @@
  * the stop is ignored, which is exact as long as the policy changes nothing before it. A program that was
  * stopped before its cap can be judged by policies that stop it there or earlier.
  *
+ * Two policies change more than the end. Of a chain there are only the probes that were made: where there is none a
+ * decision is taken at the next one, and counted. Rebase grows a tree for each grant, and the first leaves of
+ * one tree are not a smaller tree: who says which policy grew them learns whether this one would have grown others.
+ *
  * Memory: scratch grows on the heap, until replay_free(). */
 #pragma once
 #include "daemon/program/policy.h"
@@ -11,7 +15,8 @@
 
 struct replay {
     const struct log *log;
-    struct certaindex_probe *probes; /* made so far by the current chain */
+    const struct policy_options *grown_by; /* the trees of the next program; NULL: not asked for */
+    struct certaindex_probe *probes;       /* made so far by the current chain */
     uint32_t probes_room;
 };
 
@@ -26,6 +31,11 @@ struct outcome {
     bool stopped;    /* before the cap */
     bool gave_up;
     bool changed; /* its answer is not the one at the cap, or where it was stopped */
+    bool regrown; /* trees: it would have grown others; nothing of the above holds */
+    uint32_t
+        grants[2];  /* regrown: the knob that those of the log were grown to, and this policy's */
+    uint32_t reads; /* chains: decisions on probes */
+    uint32_t late;  /* of those, at a later probe than was asked for */
     bool
         unknown; /* it would have gone on where the program was stopped: nothing of the above holds */
     uint64_t more_tokens; /* unknown: what that costs to the cap, at the tokens a step so far */

@@ -333,10 +333,24 @@ struct shadow {
     uint64_t tokens;
     uint64_t probes;
     uint64_t more; /* of the unknown */
+    uint32_t regrown;
+    uint32_t reads; /* of all chains: decisions on probes */
+    uint32_t late;
+    const struct log_run *other; /* a program whose trees the profile would not have grown, ... */
+    uint32_t other_grants[2];    /* ... as struct outcome has them */
 };
 
 static void shadow_add(struct shadow *s, const struct log_run *run, const struct outcome *outcome)
 {
+    if (outcome->regrown) {
+        if (s->regrown++ == 0) {
+            s->other = run;
+            memcpy(s->other_grants, outcome->grants, sizeof s->other_grants);
+        }
+        return;
+    }
+    s->reads += outcome->reads;
+    s->late += outcome->late;
     if (outcome->unknown) {
         s->unknown++;
         s->more += outcome->more_tokens;
@@ -398,6 +412,75 @@ static void shadow_print_cut(const struct shadow *s, bool labelled)
             "nothing is labelled: another answer than at the end is a disagreement, not a mistake\n");
 }
 
+/* Not all that is asked about is in the log. */
+static void shadow_print_other(const struct shadow *s, const char *name)
+{
+    if (s->late > 0)
+        printf(
+            "%u of %u decisions were taken at a later probe than %s makes: the log has those that were "
+            "made, and with its own it may end chains sooner\n",
+            s->late, s->reads, name);
+    if (s->regrown > 0)
+        printf(
+            "not judged: %u whose trees %s would not have grown: those of profile %s went to %u leaves "
+            "where it goes to %u\n",
+            s->regrown, name, s->other->profile, s->other_grants[0], s->other_grants[1]);
+}
+
+/* Where nothing is left that the log could say. */
+static int shadow_check(const struct log *log, const struct shadow *s, const char *name,
+                        char message[LOG_MESSAGE_BYTES])
+{
+    if (s->regrown > 0 && s->regrown == log->runs_count)
+        return fail(
+            message,
+            "--shadow %s: accepted a profile that grows the trees of the log, whose profile %.47s "
+            "went to %u leaves where this one goes to %u: the first leaves of a tree are no smaller tree",
+            name, s->other->profile, s->other_grants[0], s->other_grants[1]);
+    if (s->late > 0 && s->late == s->reads)
+        return fail(message,
+                    "--shadow %s: accepted a profile that probes where the log has probes: each of "
+                    "%u decisions would be taken at a later one",
+                    name, s->reads);
+    return 0;
+}
+
+/* The policy that grew the trees of a program: by its name, as a log has no more of it. */
+static int grown_by(const struct log_run *run, const struct profile *shadow,
+                    struct profile *ret_profile, char message[LOG_MESSAGE_BYTES])
+{
+    if (strcmp(run->profile, shadow->name) == 0) {
+        *ret_profile = *shadow;
+    } else if (profile_find(run->profile, ret_profile) != 0) {
+        return fail(
+            message,
+            "--shadow %s: program %s: profile = '%.47s': of Rebase accepted this profile or a "
+            "built-in one, as where its trees end is not known of others",
+            shadow->name, run->name, run->profile);
+    }
+    return 0;
+}
+
+static int shadow_replay(const struct log *log, const struct profile *profile, uint32_t cap,
+                         struct shadow *ret_shadow, char message[LOG_MESSAGE_BYTES])
+{
+    struct replay replay;
+    struct profile live;
+    int rc = 0;
+    replay_init(&replay, log);
+    for (uint32_t r = 0; rc == 0 && r < log->runs_count; r++) {
+        const struct log_run *run = &log->runs[r];
+        rc = run->trees ? grown_by(run, profile, &live, message) : 0;
+        if (rc != 0)
+            break;
+        replay.grown_by = run->trees ? &live.policy : NULL;
+        struct outcome outcome = replay_run(&replay, r, &profile->policy, cap);
+        shadow_add(ret_shadow, run, &outcome);
+    }
+    replay_free(&replay);
+    return rc == 0 ? shadow_check(log, ret_shadow, profile->name, message) : rc;
+}
+
 /* They end branches while these decode, which a log of whole answers does not show. */
 static bool is_judged_by_answers(enum policy_kind kind)
 {
@@ -409,7 +492,6 @@ int report_shadow(struct log *log, struct request *request, char message[LOG_MES
     struct profile profile;
     char what[PROFILE_MESSAGE_BYTES];
     struct shadow shadow = {0};
-    struct replay replay;
     bool cut = false;
     if (profile_find(request->shadow, &profile) != 0 &&
         profile_load(request->shadow, &profile, what) != 0) {
@@ -424,28 +506,28 @@ int report_shadow(struct log *log, struct request *request, char message[LOG_MES
     request->family.base = profile.policy;
     request->policy_given = true;
     int rc = check_request(log, request, message);
+    if (rc == 0) {
+        rc = shadow_replay(log, &profile, request->family.cap, &shadow, message);
+    }
     if (rc != 0) {
         return rc;
     }
-    replay_init(&replay, log);
     for (uint32_t r = 0; r < log->runs_count; r++) {
-        struct outcome outcome = replay_run(&replay, r, &profile.policy, request->family.cap);
-        shadow_add(&shadow, &log->runs[r], &outcome);
         cut = cut || log->runs[r].stopped;
     }
-    replay_free(&replay);
     printf("profile %s, policy %s: %u programs, %u stopped early, %u given up\n", profile.name,
            policy_kind_name(profile.policy.kind), shadow.judged, shadow.stopped, shadow.given_up);
     shadow_print(&shadow);
+    shadow_print_other(&shadow, profile.name);
     if (log->labelled) {
         printf("right %u instead of %u: lost %.2f points\n", shadow.right, shadow.full_right,
                percent(shadow.full_right, shadow.judged) - percent(shadow.right, shadow.judged));
     }
     if (cut) {
         shadow_print_cut(&shadow, log->labelled);
-    } else if (log->labelled) {
+    } else if (log->labelled && shadow.regrown == 0) {
         print_bound(log, &profile.policy, request);
-    } else {
+    } else if (!log->labelled) {
         printf(
             "nothing is labelled: another answer than at the end is a disagreement, not a mistake\n");
     }
