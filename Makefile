@@ -284,7 +284,7 @@ BENCH  := $(if $(BENCH_SRC),$(B)/bin/bench-ipc) $(if $(DYN_BENCH_SRC),$(B)/bin/d
 
 $(patsubst %.c,$(B)/%,$(filter tests/ipc/test_%,$(TEST_SRC))): $(call obj,$(IPC_LIB))
 $(patsubst %.c,$(B)/%,$(filter tests/unit/test_cuda_%,$(TEST_SRC))): $(HOST_CUDA) | $(FAKE_DRIVER) $(if $(CUDA_SRC),cuda)
-$(B)/tests/unit/test_calibrate: $(call obj,$(filter-out %/main.c,$(CALIBRATE_SRC)))
+$(B)/tests/unit/test_calibrate $(B)/tests/unit/test_livelog: $(call obj,$(filter-out %/main.c,$(CALIBRATE_SRC)))
 $(B)/tests/unit/test_batch: $(call obj,$(addprefix tests/bench/,batch/stats.c batch/log.c dynasor/tasks.c))
 $(B)/tests/unit/test_ridge: $(call obj,$(addprefix tests/bench/,batch/ridge.c batch/stats.c dynasor/tasks.c))
 $(B)/tests/unit/test_reasoner_tasks: $(call obj,tests/bench/dynasor/tasks.c)
@@ -354,7 +354,7 @@ check-cuda-release: cuda ## spills in hot kernels for every architecture of a re
 # The programs of both are compiled by `make tests`, GPU or not. Where there is a GPU, logs are kept.
 GPU_LOGS := docs/results/gpu
 check-gpu: cuda $(GPU) ## one folder of tests that need a GPU, and running it; status 77 where there is none
-	@tests/gpu/folder.sh && tests/gpu/log.sh $(GPU_LOGS)/check-gpu.log $(B)/gpu/run $(ONLY)
+	@tests/gpu/folder.sh && tests/gpu/log.sh $(GPU_LOGS)/check-gpu$(if $(ONLY),-$(subst /,_,$(subst $() ,-,$(strip $(ONLY))))).log $(B)/gpu/run $(ONLY)
 
 check-gpu-sanitize: cuda $(GPU) ## the same under the four tools of compute-sanitizer; status 77 without it or a GPU
 	@tests/gpu/folder.sh && tests/gpu/sanitize.sh $(B)/gpu $(GPU_LOGS) $(ONLY)

@@ -708,6 +708,20 @@ static bool run_empty(struct place *p, struct engine_batch *none, uint32_t bucke
     return works;
 }
 
+/* Memory that recordings take is not in the table: a smaller cache leaves it. Whatever else fails is the device's. */
+static int graphs_fail(struct place *p, char message[ENGINE_MESSAGE_BYTES])
+{
+    struct engine_model *e = p->engine;
+    for (uint32_t r = 0; r < p->on->ranks_count; r++)
+        if (slot_of(p, p->taken_count - 1)->results[r] == -ENOMEM)
+            return refuse(
+                message, -ENOMEM,
+                "[engine] kv_bytes = %llu: too much beside graphs of steps of up to %u rows: %s",
+                (unsigned long long)e->base.config.kv_bytes, e->base.config.rows_max,
+                e->base.failure);
+    return refuse(message, -EIO, "%s", e->base.failure);
+}
+
 /* One step of padding is run first: it has kernels loaded and ranks connected, which a recording cannot. */
 static int record_graphs(struct engine_model *e, char message[ENGINE_MESSAGE_BYTES])
 {
@@ -722,7 +736,7 @@ static int record_graphs(struct engine_model *e, char message[ENGINE_MESSAGE_BYT
     for (uint32_t i = 0; works && step_bucket_rows(i, rows_max); i++)
         works = run_empty(p, &none, i);
     p->records = false;
-    return works ? 0 : refuse(message, -EIO, "%s", e->base.failure);
+    return works ? 0 : graphs_fail(p, message);
 }
 
 static void places_begin(struct engine_model *e)

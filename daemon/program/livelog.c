@@ -192,7 +192,7 @@ void livelog_end(struct livelog *log, const struct livelog_end *end)
                           .group = end->group,
                           .answers_count = end->answers_count,
                           .of_batch = end->of_batch,
-                          .decoded_tokens = end->cost.decoded_tokens,
+                          .path_tokens = end->path_tokens,
                           .charged_tokens = end->cost.decoded_tokens + end->cost.reward_tokens,
                           .problem = problem_of(end->prompt, end->prompt_bytes)};
     size_t name = strlen(end->profile);

@@ -8,9 +8,11 @@
  * the FILE.1 before it is gone; the daemon's log says so. Whatever is not written (a disk that is slow, or
  * full) is a whole program, and counted.
  *
- * Thread: control; livelog_run() is the body of its own thread. Memory: fixed at livelog_new(). Time: a
- * copy and 1/32 of a system call an answer, 4 KiB of a prompt hashed a program. Fails: livelog_new() with a message;
- * afterwards programs are lost and counted. */
+ * Thread: control; livelog_run() is the body of its own thread. Memory: fixed at livelog_new(). Time: an
+ * answer costs what observe.h says, which nobody pays without a log: a walk over its path that hashes the
+ * tokens, its text (run_text) and what is extracted from it; then a copy and 1/32 of a system call. A
+ * program: up to 8 KiB of its prompt hashed. No lock. Fails: livelog_new() with a message; afterwards
+ * programs are lost and counted. */
 #pragma once
 #include <stdbool.h>
 #include <stdint.h>
@@ -46,9 +48,10 @@ struct livelog_end {
     uint32_t program;   /* handle */
     uint32_t algorithm; /* enum dynasor_algorithm */
     enum run_verdict verdict;
-    uint32_t knob;  /* reached */
-    uint32_t cap;   /* the most it might have reached; chains: tokens */
-    uint32_t group; /* of a chain's answer at its end; CERTAINDEX_EMPTY: none */
+    uint32_t knob;        /* reached */
+    uint32_t cap;         /* the most it might have reached; chains: tokens */
+    uint32_t group;       /* of a chain's answer at its end; CERTAINDEX_EMPTY: none */
+    uint32_t path_tokens; /* of a chain at its end, with what it took over from probes */
     bool of_batch;
     uint32_t answers_count; /* that were observed, if none was lost */
     struct run_cost cost;

@@ -15,6 +15,7 @@
 #include "daemon/program/algorithms.h"
 #include "daemon/program/livelog_impl.h"
 #include "daemon/program/runlog.h"
+#include "shm/atomic.h"
 
 #define KEPT_MAX 131072u          /* answers of programs that have not ended */
 #define TEXT_BYTES (512u * 1024)  /* lines of one program; below LIVELOG_FILE_BYTES_MIN */
@@ -22,6 +23,8 @@
 #define NONE UINT32_MAX
 #define PATH_BYTES 1100u
 #define HEADER_BYTES 512u
+#define LINE_HEAD_BYTES 256u /* a line's columns up to the program fit */
+#define PAGE_BYTES 4096u
 
 struct kept {
     uint32_t next; /* in logical order, or of the free ones */
@@ -50,10 +53,9 @@ struct live_file {
     int fd;
     char header[HEADER_BYTES];
     size_t header_bytes;
-    char *text;            /* [TEXT_BYTES] */
-    FILE *lines;           /* writes there */
-    pthread_mutex_t mutex; /* of what follows */
-    struct livelog_stats stats;
+    char *text;                 /* [TEXT_BYTES] */
+    FILE *lines;                /* writes there */
+    struct livelog_stats stats; /* written here, read by any thread */
 };
 
 /* ---- the file ----------------------------------------------------------------------------------- */
@@ -84,13 +86,92 @@ static int write_all(struct live_file *f, const char *text, size_t bytes)
     return 0;
 }
 
-/* A line without its end was cut when the machine went down. */
-static int cut_last_line(struct live_file *f)
+/* Of a line: what says which program it is of, or what there is of that. */
+struct head {
+    char text[LINE_HEAD_BYTES];
+    size_t bytes;
+};
+
+static int head_read(const struct live_file *f, uint64_t at, struct head *ret_head)
+{
+    size_t most = sizeof ret_head->text;
+    most = f->file_bytes - at < most ? (size_t)(f->file_bytes - at) : most;
+    if (pread(f->fd, ret_head->text, most, (off_t)at) != (ssize_t)most)
+        return -EIO;
+    most = strnlen(ret_head->text, most); /* zeros: lost when the machine went down */
+    const char *tab = memchr(ret_head->text, '\t', most);
+    if (tab) /* the next ends the name of the program */
+        tab = memchr(tab + 1, '\t', most - (size_t)(tab + 1 - ret_head->text));
+    ret_head->bytes = tab ? (size_t)(tab - ret_head->text) + 1 : most;
+    return 0;
+}
+
+/* Of one program, by as much as both say. */
+static bool heads_equal(const struct head *a, const struct head *b)
+{
+    return memcmp(a->text, b->text, a->bytes < b->bytes ? a->bytes : b->bytes) == 0;
+}
+
+/* Where the line begins that ends before `end`, with its newline or without one. */
+static int line_start(const struct live_file *f, uint64_t end, uint64_t *ret_start)
+{
+    char text[LINE_HEAD_BYTES];
+    for (uint64_t at = end - 1; at > 0;) {
+        size_t bytes = at < sizeof text ? (size_t)at : sizeof text;
+        if (pread(f->fd, text, bytes, (off_t)(at - bytes)) != (ssize_t)bytes)
+            return -EIO;
+        const char *newline = memrchr(text, '\n', bytes);
+        if (newline) {
+            *ret_start = at - bytes + (size_t)(newline - text) + 1;
+            return 0;
+        }
+        at -= bytes;
+    }
+    *ret_start = 0;
+    return 0;
+}
+
+/* The last program, but of the first line, which is the header: 0 when that is not whole. */
+static int last_program(const struct live_file *f, uint64_t *ret_start)
+{
+    struct head last, head;
+    uint64_t at = 0, start = 0;
+    int r = line_start(f, f->file_bytes, &at);
+    if (r == 0)
+        r = head_read(f, at, &last);
+    *ret_start = at;
+    while (r == 0 && at > 0) {
+        r = line_start(f, at, &start);
+        if (r == 0)
+            r = head_read(f, start, &head);
+        if (r == 0 && (start == 0 || !heads_equal(&last, &head)))
+            return 0;
+        *ret_start = at = start;
+        last = head; /* which says all */
+    }
+    return r;
+}
+
+/* When a daemon or its machine dies while a program is written, the write ends somewhere, a line's end not excepted,
+ * but there only where a page ends. What is left of the program is not told from one of fewer answers. */
+static int cut_piece(struct live_file *f)
 {
     char c = '\n';
-    while (f->file_bytes > 0 && pread(f->fd, &c, 1, (off_t)f->file_bytes - 1) == 1 && c != '\n')
-        f->file_bytes--;
-    return ftruncate(f->fd, (off_t)f->file_bytes) == 0 ? 0 : -errno;
+    uint64_t start = 0;
+    if (f->file_bytes == 0)
+        return 0;
+    if (pread(f->fd, &c, 1, (off_t)f->file_bytes - 1) != 1)
+        return -EIO;
+    if (c == '\n' && f->file_bytes % PAGE_BYTES != 0)
+        return 0;
+    int r = last_program(f, &start);
+    if (r < 0)
+        return r;
+    log_info(
+        "log of programs: %s: the last %llu bytes may be a piece of a program, and are cut off",
+        f->path, (unsigned long long)(f->file_bytes - start));
+    f->file_bytes = start;
+    return ftruncate(f->fd, (off_t)start) == 0 ? 0 : -errno;
 }
 
 static int file_open(struct live_file *f)
@@ -100,7 +181,7 @@ static int file_open(struct live_file *f)
     int r = f->fd < 0 || fstat(f->fd, &st) != 0 ? -errno : S_ISREG(st.st_mode) ? 0 : -EINVAL;
     if (r == 0) {
         f->file_bytes = (uint64_t)st.st_size;
-        r = cut_last_line(f);
+        r = cut_piece(f);
     }
     if (r == 0 && f->file_bytes == 0)
         r = write_all(f, f->header, f->header_bytes);
@@ -154,7 +235,6 @@ int live_file_new(const struct livelog_config *config, struct live_file **ret_fi
     struct live_file *f = calloc(1, sizeof *f);
     if (!f)
         return message_refuse(ret_message, -ENOMEM, "no memory");
-    (void)pthread_mutex_init(&f->mutex, NULL); /* cannot fail with default attributes */
     f->fd = -1;
     f->free = NONE;
     if (getrandom(&f->life, sizeof f->life, 0) != sizeof f->life)
@@ -192,22 +272,19 @@ void live_file_free(struct live_file *f)
     free(f->text);
     free(f->kept);
     free(f->programs);
-    (void)pthread_mutex_destroy(&f->mutex);
     free(f);
 }
 
 void live_file_stats(struct live_file *f, struct livelog_stats *ret_stats)
 {
-    pthread_mutex_lock(&f->mutex); /* held for an addition */
-    *ret_stats = f->stats;
-    pthread_mutex_unlock(&f->mutex);
+    ret_stats->programs_written = shm_load_u64(&f->stats.programs_written);
+    ret_stats->programs_lost = shm_load_u64(&f->stats.programs_lost);
 }
 
-static void count(struct live_file *f, uint64_t *what)
+/* This thread alone does. */
+static void count(uint64_t *what)
 {
-    pthread_mutex_lock(&f->mutex);
-    ++*what;
-    pthread_mutex_unlock(&f->mutex);
+    shm_store_u64(what, *what + 1);
 }
 
 /* ---- lines -------------------------------------------------------------------------------------- */
@@ -313,7 +390,7 @@ static int lines_make(struct live_file *f, const struct gathered *g, const struc
         end->verdict != RUN_GIVEN_UP) {
         struct runlog_row row;
         row_begin(&w, &row, g->count + 1, end->group);
-        row.tokens = end->decoded_tokens;
+        row.tokens = end->path_tokens;
         row.answer_now = row.answer;
         (void)runlog_write(f->lines, &row); /* likewise */
     }
@@ -363,7 +440,7 @@ static void answer_take(struct live_file *f, struct gathered *g, const struct li
 
 static void lost(struct live_file *f, const char *why)
 {
-    count(f, &f->stats.programs_lost);
+    count(&f->stats.programs_lost);
     uint64_t now_ns = clock_now_ns();
     if (f->said_ns > 0 && now_ns - f->said_ns < SAY_NS)
         return;
@@ -392,7 +469,7 @@ static void end_take(struct live_file *f, const struct gathered *g,
     if (r < 0)
         lost(f, strerror(-r));
     else
-        count(f, &f->stats.programs_written);
+        count(&f->stats.programs_written);
 }
 
 void live_file_take(struct live_file *f, const struct live_record *record)

@@ -3,8 +3,6 @@
  *
  * Thread: as said at each. Memory: of livelog_new(). Fails: as livelog.h. */
 #pragma once
-#include <pthread.h>
-
 #include "daemon/program/livelog.h"
 
 enum live_kind { LIVE_ANSWER = 1, LIVE_END, LIVE_FORGET };
@@ -33,7 +31,7 @@ struct live_end {
     uint32_t group;
     uint32_t answers_count;
     bool of_batch;
-    uint64_t decoded_tokens;
+    uint64_t path_tokens;
     uint64_t charged_tokens;
     uint64_t problem;
     char profile[PROFILE_NAME_BYTES];
@@ -60,5 +58,5 @@ int live_file_new(const struct livelog_config *config, struct live_file **ret_fi
                   char ret_message[MESSAGE_BYTES]);
 void live_file_free(struct live_file *file);
 void live_file_take(struct live_file *file, const struct live_record *record);
-/* Any thread: what has been written and lost by then. */
+/* Any thread, and waits for none: what has been written and lost by then. */
 void live_file_stats(struct live_file *file, struct livelog_stats *ret_stats);

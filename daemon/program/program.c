@@ -411,20 +411,22 @@ static void log_end(struct programs *ps, const struct program *p, uint32_t state
         livelog_forget(ps->config.log, handle);
         return;
     }
-    livelog_end(ps->config.log,
-                &(struct livelog_end){
-                    .program = handle,
-                    .algorithm = algorithm,
-                    .verdict = result->verdict,
-                    .knob = result->knob,
-                    .cap = chain ? p->parameters.max_tokens : parameters_cap(&p->parameters),
-                    .group = chain ? observe_end_group(p->run, run_result(p->run)) : 0,
-                    .of_batch = parameters_batched(&p->parameters),
-                    .answers_count = run_ballot(p->run)->cluster.count,
-                    .cost = result->cost,
-                    .profile = p->profile == PROFILES_NONE ? "" : ps->profiles.all[p->profile].name,
-                    .prompt = p->spec.prompt,
-                    .prompt_bytes = p->spec.prompt_bytes});
+    livelog_end(
+        ps->config.log,
+        &(struct livelog_end){
+            .program = handle,
+            .algorithm = algorithm,
+            .verdict = result->verdict,
+            .knob = result->knob,
+            .cap = chain ? p->parameters.max_tokens : parameters_cap(&p->parameters),
+            .group = chain ? observe_end_group(p->run, run_result(p->run)) : 0,
+            .path_tokens = chain ? run_get(p->run, run_result(p->run)->branch)->path_tokens : 0,
+            .of_batch = parameters_batched(&p->parameters),
+            .answers_count = run_ballot(p->run)->cluster.count,
+            .cost = result->cost,
+            .profile = p->profile == PROFILES_NONE ? "" : ps->profiles.all[p->profile].name,
+            .prompt = p->spec.prompt,
+            .prompt_bytes = p->spec.prompt_bytes});
 }
 
 static void finish(struct programs *ps, struct program *p, uint32_t state, uint32_t status)

@@ -25,7 +25,7 @@ static bool may_begin(const struct replica *replica, const struct algorithm *alg
            (!algorithm->wants_reward || TAILQ_EMPTY(&replica->waiting[MODEL_REWARD]));
 }
 
-/* Which has less to do, in steps and then in memory. */
+/* Which has less to do, in steps and then in memory that is in use or promised. */
 static bool has_less(const struct replica *a, const struct replica *b)
 {
     struct sched_stats of_a, of_b;
@@ -33,7 +33,8 @@ static bool has_less(const struct replica *a, const struct replica *b)
         return a->pending < b->pending;
     sched_stats(a->sched[MODEL_POLICY], &of_a);
     sched_stats(b->sched[MODEL_POLICY], &of_b);
-    return of_a.kv_pages_reserved < of_b.kv_pages_reserved;
+    return of_a.kv_pages_used + of_a.kv_pages_reserved <
+           of_b.kv_pages_used + of_b.kv_pages_reserved;
 }
 
 struct replica *replica_next(struct runs *rs, const struct run_args *args, uint32_t *asked)

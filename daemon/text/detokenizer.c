@@ -6,10 +6,21 @@
 #include "daemon/text/tokenizer.h"
 #include "daemon/text/utf8.h"
 
+/* Copies; false where there is more than ASCII. */
+static bool ascii_copy(uint8_t *to, const uint8_t *from, uint32_t bytes)
+{
+    uint8_t seen = 0;
+    for (uint32_t i = 0; i < bytes; i++)
+        seen |= to[i] = from[i];
+    return seen < 0x80;
+}
+
 static uint32_t push(struct detokenizer *d, const uint8_t *text, uint32_t text_bytes, uint8_t *out)
 {
     SCRATCH uint8_t all[sizeof d->held + DETOKENIZER_TOKEN_BYTES_MAX];
     uint32_t bytes = d->held_bytes + text_bytes, written = 0;
+    if (d->held_bytes == 0 && ascii_copy(out, text, text_bytes)) /* nearly always */
+        return text_bytes;
     memcpy(all, d->held, d->held_bytes);
     memcpy(all + d->held_bytes, text, text_bytes);
     d->held_bytes = 0;

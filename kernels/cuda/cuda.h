@@ -10,12 +10,12 @@
 
 enum cuda_found {
     CUDA_FOUND = 0,
-    CUDA_NO_DRIVER = 1, /* no libcuda, or one that lacks what is needed */
-    CUDA_NO_DEVICE = 2, /* a driver, but no GPU, or one that is too old */
-    CUDA_DRIVER_FAILS = 3,
+    CUDA_NO_DRIVER = 1,     /* no libcuda, or one that lacks what is needed */
+    CUDA_NO_DEVICE = 2,     /* a driver, but no GPU, or one that is too old */
+    CUDA_DRIVER_FAILS = 3,  /* or the runtime, which is linked into the backend */
     CUDA_IN_USE = 4,        /* another process has the device, or is kept from it by its mode */
     CUDA_NO_LOCK = 5,       /* the lock file cannot be made */
-    CUDA_NO_BACKEND = 6,    /* no libdynasor-cuda.so, one of another build, or it does not start */
+    CUDA_NO_BACKEND = 6,    /* no libdynasor-cuda.so, one of another build, or it sees fewer GPUs */
     CUDA_NO_SUCH_DEVICE = 7 /* GPUs, but not one of this number */
 };
 

@@ -10,6 +10,7 @@
 
 static char failure[CUDA_TEXT_BYTES];
 static uint32_t failures_count;
+static uint32_t failure_told;                  /* 1: failure stands, and stays as it is */
 static uint32_t hung;                          /* device_hung() */
 static thread_local int device_of_thread = -1; /* not known */
 static const struct cuda_api *backend_api;
@@ -39,6 +40,7 @@ static void fail(struct ops_device *d, int result, const char *call, const char 
         return;
     (void)snprintf(failure, sizeof failure, "CUDA device %d: %s for %s: %.150s", d->number, call,
                    operation, why);
+    shm_store_release_u32(&failure_told, 1);
 }
 
 void device_fail(struct ops_device *d, int result, const char *call, const char *operation)
@@ -53,7 +55,9 @@ bool device_hung(void)
 
 extern "C" void dynasor_cuda_failure(char text[CUDA_TEXT_BYTES])
 {
-    memcpy(text, failure, sizeof failure);
+    text[0] = '\0';
+    if (shm_load_acquire_u32(&failure_told))
+        memcpy(text, failure, sizeof failure);
 }
 
 bool device_did(struct ops_device *d, int error, const char *call, const char *operation)

@@ -289,8 +289,9 @@ static int backend_open(const struct cuda_request *request, struct cuda_gpus *gp
         return say(message, CUDA_NO_BACKEND, "%s is of another build than this program",
                    request->backend);
     gpus->failure(failure);
-    return r ? say(message, CUDA_NO_BACKEND, "%s", failure)
-             : memory_read(request, memory, gpus, message);
+    if (r)
+        return say(message, r == -EIO ? CUDA_DRIVER_FAILS : CUDA_NO_BACKEND, "%s", failure);
+    return memory_read(request, memory, gpus, message);
 }
 
 static void devices_say(const struct device *devices, uint32_t count, char message[CUDA_TEXT_BYTES])

@@ -120,13 +120,26 @@ ended 74 'CUDA device 0:'
 kill $client 2>/dev/null # it waits for the next daemon
 echo "a GPU that fails ends the daemon with 74"
 
-# At any call of the start, for good or without an end; what hangs is not waited for when it is given up.
+# A step that the second replica serves, of one of two programs.
+served() {
+    EMULATED_GRAPH_DEVICE=1 daemon "$emulated" --set engine.backend=cuda --set engine.replicas=2 || fail "it fails too early"
+    "$build/examples/stream" --socket "$socket" --seed 1 --max-tokens 1000 --programs 2 "the" >"$work/stream.log" 2>&1 &
+    client=$!
+    ended 74 'engine 1: the device of rank '
+    says 'CUDA device 1:'
+    kill $client 2>/dev/null # it waits for the next daemon
+}
+EMULATED_FAIL_GRAPH=3 served
+EMULATED_HANG_GRAPH=3 served
+echo "a GPU of the second replica that fails or hangs in a step ends the daemon with 74"
+
+# At calls all over the start, for good or without an end; what hangs is not waited for when it is given up.
 start() {
     daemon "$emulated" --set engine.backend=cuda --set engine.ranks=2 --set engine.replicas=2
 }
 export EMULATED_DEVICES=4 EMULATED_NCCL=1
-call=12 starts=0
-while [ $starts -lt 8 ]; do
+call=1 starts=0
+while [ $starts -lt 9 ]; do
     EMULATED_FAIL_CALL=$call start && fail "it starts, though call $call failed"
     ended 74 'CUDA device '
     call=$((call + 9 + call / 2)) starts=$((starts + 1))

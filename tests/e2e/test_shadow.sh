@@ -2,7 +2,7 @@
 # timeout: 120
 # A live daemon's log of programs, and what dynasor-calibrate --shadow says of it: nothing but what is known. A
 # policy that stops no later than the live one did is judged by all programs, one that goes on by those that ran
-# to their cap. Numbers are held to a direct count of the log. What programs came to stands there also after a
+# to their cap; trees by those who would have grown the same, chains at the probes that were made. Numbers are held to a direct count of the log. What programs came to stands there also after a
 # restart, and without prompts.
 
 set -u
@@ -20,7 +20,8 @@ reason() {
         "$(sed -n "${line}p" $tasks | cut -f3)" >"$work/out" || fail "reason $*"
 }
 few() { reason "$1" --set cap=8 sc; }
-shadow() { timeout 20 "$build/bin/dynasor-calibrate" --algorithm sc --shadow "$1" "$log" >"$work/shadow.log" 2>&1; }
+# shadow PROFILE [ALGORITHM]
+shadow() { timeout 20 "$build/bin/dynasor-calibrate" --algorithm "${2:-sc}" --shadow "$1" "$log" >"$work/shadow.log" 2>&1; }
 says() { grep -qF -- "$1" "$work/shadow.log" || fail "'$1' is not said"; }
 # logged COUNT: waits until so many are in the file
 logged() {
@@ -37,7 +38,7 @@ start || fail "the daemon does not start"
 
 # The live profile stops a program when its first five answers agree.
 for line in $(seq 12); do few "$line"; done
-reason 1 cot
+reason 4 cot
 reason 1 --set cap=4 --set width=3 --set depth=4 mcts
 reason 1 single
 logged 14 # one answer alone is none to stop at
@@ -90,8 +91,34 @@ grep -q '^tokens .* saved [1-9]' "$work/shadow.log" || fail "it saves nothing"
 sed 's/^name = .*/name = first/; s/^kind = .*/kind = m_of_n/' "$work/live.profile" >"$work/first.profile"
 shadow "$work/first.profile" && fail "m_of_n is judged"
 says "m_of_n"
-timeout 20 "$build/bin/dynasor-calibrate" --algorithm cot --shadow cot-crazy "$log" >"$work/shadow.log" 2>&1 || fail "cot"
+
+# Chains: by the probes that were made, every 64 tokens. A guided one takes them over, and its lines still are in order.
+shadow cot-mid cot || fail "cot"
 says "1 programs"
+grep -q 'later probe' "$work/shadow.log" && fail "probes are missing where none is"
+shadow cot-crazy cot && fail "probes are made up"
+says "--shadow cot-crazy: accepted a profile that probes where the log has probes"
+reason 7 --profile cot-crazy --set guided=2 cot
+logged 15
+shadow cot-crazy cot || fail "a guided chain"
+grep -q '^[1-9][0-9]* of [0-9]* decisions were taken at a later probe than cot-crazy makes' "$work/shadow.log" ||
+    fail "decisions that were moved are not counted"
+
+# Trees: a tree of 20 has no tree of 16 in it.
+tree() { reason "$1" --set cap=20 --set depth=4 --set step_tokens=12 --profile "$2" rebase; }
+tree 1 even
+logged 16
+shadow even rebase || fail "trees, by the profile that grew them"
+says "policy even: 1 programs"
+shadow rebase-math rebase && fail "a smaller tree is made up"
+says "--shadow rebase-math: accepted a profile that grows the trees of the log, whose profile even went to 20 leaves where this one goes to 16"
+tree 2 rebase-math
+logged 17
+shadow rebase-gsm8k rebase || fail "trees of two profiles"
+says "not judged: 1 whose trees rebase-gsm8k would not have grown: those of profile even went to 20 leaves where it goes to 16"
+sed 's/\teven$/\tyours/' "$log" >"$work/yours.tsv"
+timeout 20 "$build/bin/dynasor-calibrate" --algorithm rebase --shadow even "$work/yours.tsv" >"$work/shadow.log" 2>&1 && fail "trees of an unknown profile"
+says "profile = 'yours'"
 
 # After a restart it goes on behind what is there; a daemon that dies leaves what it has written.
 daemon_stop

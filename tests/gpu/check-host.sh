@@ -26,7 +26,7 @@ one() { # test: a program, or the daemon's script
 one loader || status=1
 one bytes || status=1
 export -f one
-printf '%s\n' faults ops wide daemon graphs places ranks sample engine | xargs -P 2 -I@ bash -c 'one @' || status=1
+printf '%s\n' faults ops wide daemon ahead graphs places ranks sample engine | xargs -P 2 -I@ bash -c 'one @' || status=1
 bars+=$(cat "$DYN_BUILD"/test_cuda_*.log | grep '^bar ')$'\n'
 
 while read -r name; do

@@ -29,15 +29,15 @@ for name in probe sample ops shapes wide graphs ahead golden; do
     wanted=$([ $# -gt 0 ] || echo yes)
     for part in "$@"; do case test_$name in *"$part"*) wanted=yes ;; esac; done
     [ -n "$wanted" ] || continue
-    timeout 900 "tests/gpu/test_$name" >"test_$name.log" 2>&1
-    status=$?
+    echo "== test_$name"
+    timeout 900 "tests/gpu/test_$name" 2>&1 | tee "test_$name.log"
+    status=${PIPESTATUS[0]}
     case $status in
     0) passed=$((passed + 1)) word=ok ;;
     77) skipped=$((skipped + 1)) word=skip ;;
     *) failed=$((failed + 1)) word=FAIL ;;
     esac
     echo "$word test_$name: $(tail -n 1 "test_$name.log")"
-    [ $word != FAIL ] || tail -n 40 "test_$name.log"
 done
 echo "$passed passed, $failed failed, $skipped skipped"
 [ $failed = 0 ] || exit 1

@@ -22,7 +22,7 @@ logs=$(cd "$logs" && pwd)
 cd "$DYN_BUILD" || exit 1
 failed=0 passed=0
 for tool in memcheck racecheck initcheck synccheck; do
-    for name in sample ops shapes wide graphs golden; do
+    for name in sample ops shapes wide graphs ahead golden; do
         wanted=$([ $# -gt 0 ] || echo yes)
         for part in "$@"; do case $tool-test_$name in *"$part"*) wanted=yes ;; esac; done
         [ -n "$wanted" ] || continue

@@ -2,8 +2,9 @@
  * stands beside its launch, says: the emulation sees each access of a kernel, and counts a byte once for
  * reading and once for writing. A page that a gang shares is read once a block of queries, no oftener. And the
  * host's share of a step of 256 branches of 2,000 tokens, over a fake that computes nothing: what the control
- * thread takes to collect a step, plan the next and build its image, and what a rank takes to build an image,
- * copy it to the device and launch 32 layers one by one (a graph takes one call). Medians of the processor's
+ * thread takes to plan a step behind one that is in flight, build its image, collect that one and read its
+ * results, and what a rank takes to build an image, copy it to the device and launch 32 layers one by one (a graph
+ * takes one call). Medians of the processor's
  * time, not of the clock: other programs may run. */
 /* serial */
 #include <inttypes.h>
@@ -544,7 +545,8 @@ static uint64_t plan(struct sched *s, uint32_t *ret_results)
     return own_ns() - begin;
 }
 
-/* Until the next step has come back: one poll may plan, and a later one collect. */
+/* Until the next step has come back, whatever it takes of polls: from step to step one is planned and posted
+ * behind the one that is in flight, and that one is collected. */
 static uint64_t plan_next(struct sched *s, uint32_t *ret_results)
 {
     uint64_t took = 0;
@@ -595,7 +597,9 @@ static void planning_a_step_takes_little_of_the_host(void **state)
                                    .tokens_max = 2 * BRANCHES,
                                    .context_tokens = CONTEXT,
                                    .kv_bytes = 64u << 20,
+                                   .steps_max = 2,
                                    .dot_layer = -1};
+    struct engine_info info;
     struct engine *engine;
     struct sched *s;
     uint64_t times[STEPS];
@@ -605,6 +609,8 @@ static void planning_a_step_takes_little_of_the_host(void **state)
         .devices_count = 1, .memory_bytes = 1u << 30, .shared_bytes_max = 99u << 10, .idle = true});
     CHECK(engine_model_open_on(&config, emulated_ops(1, device), message, &engine) == 0, "%s",
           message);
+    engine_info(engine, ENGINE_POLICY, &info);
+    CHECK(info.steps_max == 2, "%u steps at once", info.steps_max);
     CHECK(sched_new(&(struct sched_config){.seqs_max = BRANCHES,
                                            .groups_max = STEMS,
                                            .rows_max = BRANCHES,

@@ -121,9 +121,12 @@ static void loader_names_what_is_wrong(void **state)
     fake.backend_result = -EINVAL;
     fake_set(&fake);
     refused(&request, CUDA_NO_BACKEND, "another build");
-    fake.backend_result = -EIO;
+    fake.backend_result = -ENODEV; /* fewer devices than the driver has */
     fake_set(&fake);
     refused(&request, CUDA_NO_BACKEND, "a failure of the fake");
+    fake.backend_result = -EIO;
+    fake_set(&fake);
+    refused(&request, CUDA_DRIVER_FAILS, "a failure of the fake");
     fake = good;
     fake.memory_result = -EIO;
     fake_set(&fake);
@@ -239,7 +242,7 @@ static void real_library_opens_or_says_why(void **state)
         skip();
     fake_set(&good);
     request.driver = fake_path;
-    refused(&request, CUDA_NO_BACKEND, "cudaGetDeviceCount for the backend");
+    refused(&request, CUDA_DRIVER_FAILS, "cudaGetDeviceCount for the backend");
 }
 
 static uint64_t resident_bytes(void)

@@ -2,7 +2,7 @@
 /* tests/unit/test_cuda_places.c: all of tests/unit/test_engine_places.c on the CUDA backend, its kernels run on the
  * host (tests/gpu/emulate), on three devices. And loading onto a device: a stage is filled again only when it was
  * read; each call of the runtime fails once, then the engine is refused with the call's name, and nothing stays
- * allocated. */
+ * allocated; out of memory for a graph names the option that decides how much there is. */
 #include "kernels/ops.h"
 #include "tests/gpu/emulate/emulated.h"
 
@@ -38,16 +38,35 @@ static const struct ops *ops_of(const struct engine_config *c)
     return emulated_ops(count, devices);
 }
 
-enum { OPENED = 0, REFUSED = 1 };
+enum { OPENED = 0, REFUSED = 2, REFUSED_GRAPH = 3 };
+
+struct failing {
+    uint32_t call;
+    int error;
+};
+
+/* Memory for recordings is asked of the cache's option. True: it was for one. */
+static bool graph_fails(const struct failing *f, int result, const char *message)
+{
+    const char *call = fake_failed_call();
+    if (strcmp(call, "cudaGraphInstantiate") != 0 && strcmp(call, "cudaGraphUpload") != 0)
+        return false;
+    bool memory = f->error == CUDA_API_MEMORY;
+    CHECK(result == (memory ? -ENOMEM : -EIO), "%s: %d", call, result);
+    CHECK(!memory == !strstr(message, "[engine] kv_bytes = "), "%s: \"%s\"", call, message);
+    return true;
+}
 
 /* In a process of its own: the backend keeps the first failure for ever. */
 static int failing_open(void *argument)
 {
-    const uint32_t *call = argument;
+    const struct failing *f = argument;
+    const uint32_t *call = &f->call;
     const int devices[2] = {0, 1};
     char message[ENGINE_MESSAGE_BYTES] = "";
     struct engine_config config = config_of(1, 1, 0);
     struct engine *engine = NULL;
+    bool of_graph = false;
     config.directory[ENGINE_EMBED] = NULL;
     fake_reset(&(struct fake_config){.seed = 1,
                                      .devices_count = 2,
@@ -55,7 +74,7 @@ static int failing_open(void *argument)
                                      .shared_bytes_max = 99u << 10,
                                      .idle = true,
                                      .fail_call = *call,
-                                     .fail_error = FAKE_ERROR});
+                                     .fail_error = f->error});
     int result = engine_model_open_on(&config, emulated_ops(2, devices), message, &engine);
     if (result == 0) {
         engine_close(engine);
@@ -64,22 +83,34 @@ static int failing_open(void *argument)
         dynasor_cuda_failure(text);
         CHECK(!engine && strstr(text, fake_failed_call()), "%s: %s", fake_failed_call(), text);
         CHECK(message[0], "call %u: nothing said", *call);
+        of_graph = graph_fails(f, result, message);
     }
     CHECK(fake_counts().live == 0, "call %u, %s: %llu things are left", *call, fake_failed_call(),
           (unsigned long long)fake_counts().live);
+    if (of_graph)
+        return REFUSED_GRAPH;
     return result == 0 && fake_failed_call()[0] == '\0' ? OPENED : REFUSED;
 }
 
 /* A failure of what is given back at the end is not told. */
 static void each_call_of_loading_may_fail(void **state)
 {
-    uint32_t call = 1;
+    struct failing f = {1, FAKE_ERROR};
+    uint32_t graphs = 0;
+    int status = REFUSED;
     (void)state;
     (void)fflush(stdout); /* else the children print it again */
-    while (child_wait(child_start(failing_open, &call)) == REFUSED)
-        call++;
-    printf("%u calls\n", call - 1);
-    CHECK(call > 150, "%u calls", call);
+    for (; status != OPENED; f.call++) {
+        status = child_wait(child_start(failing_open, &f));
+        CHECK(status == OPENED || status == REFUSED || status == REFUSED_GRAPH, "call %u", f.call);
+        if (status != REFUSED_GRAPH)
+            continue;
+        struct failing memory = {f.call, CUDA_API_MEMORY};
+        CHECK(child_wait(child_start(failing_open, &memory)) == REFUSED_GRAPH, "call %u", f.call);
+        graphs++;
+    }
+    printf("%u calls, %u of graphs\n", f.call - 2, graphs);
+    CHECK(f.call > 150 && graphs >= 2, "%u calls, %u of graphs", f.call, graphs);
 }
 
 #define ROWS 8u

@@ -1,6 +1,7 @@
 /* tests/unit/test_livelog.c: the run log of a daemon at work. What goes in as observed answers and ends comes
  * out as lines that runlog.h reads, the lines of a program together; what does not come out is a whole
- * program, and counted: by a pipe that nobody reads, a ring that is full, a disk that is full. */
+ * program, and counted: by a pipe that nobody reads, a ring that is full, a disk that is full. Which tokens a line
+ * counts is held for chains, guided ones too, samples, samples with rewards, chains that vote and trees. */
 #include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
@@ -18,10 +19,12 @@
 #include <unistd.h>
 #include <cmocka.h>
 
+#include "daemon/program/algorithms.h"
 #include "daemon/program/livelog.h"
 #include "daemon/program/runlog.h"
 #include "dynasor/types.h"
 #include "tests/lib/check.h"
+#include "tools/calibrate/log.h"
 
 #define PROGRAMS 64u /* handles */
 
@@ -400,6 +403,271 @@ static void a_full_disk_costs_whole_programs(void **state)
     assert_int_equal(read_log(path, eight), stats.programs_written + 10);
 }
 
+/* ---- tokens ------------------------------------------------------------------------------------- */
+
+struct seen {
+    uint32_t at, own;
+    uint32_t decoded, reward, probe; /* by the program so far */
+    float score;                     /* below 0: not read */
+    uint64_t tokens;                 /* wanted, like the next */
+    uint32_t probe_tokens;
+};
+
+struct counted {
+    const char *what;
+    uint32_t algorithm;
+    enum run_verdict verdict;
+    uint32_t seen_count, lines;
+    struct seen seen[4];
+    uint32_t path; /* at the end, like the next two */
+    uint32_t decoded, reward;
+    uint64_t end_tokens; /* of the line after the answers */
+};
+
+static const struct counted counted[] = {
+    {"chain",
+     DYNASOR_ALGORITHM_COT,
+     RUN_CAPPED,
+     2,
+     3,
+     {{64, 9, 64, 0, 9, -1, 64, 9}, {128, 20, 128, 0, 29, -1, 128, 20}},
+     150,
+     150,
+     0,
+     150},
+    /* Its probes stay in it: 9 and 20 tokens that are no part of what it decoded. */
+    {"guided chain",
+     DYNASOR_ALGORITHM_COT,
+     RUN_WHOLE,
+     2,
+     3,
+     {{32, 9, 32, 0, 9, -1, 32, 9}, {73, 20, 64, 0, 29, -1, 73, 20}},
+     131,
+     93,
+     0,
+     131},
+    {"chain that was stopped",
+     DYNASOR_ALGORITHM_COT,
+     RUN_SETTLED,
+     2,
+     2,
+     {{64, 9, 64, 0, 9, -1, 64, 9}, {128, 20, 128, 0, 29, -1, 128, 20}},
+     128,
+     128,
+     0,
+     0},
+    {"chain without a probe", DYNASOR_ALGORITHM_COT, RUN_WHOLE, 0, 1, {{0}}, 40, 40, 0, 40},
+    /* 7 killed, which every line has; what came beside an answer is no cost of its own. */
+    {"samples",
+     DYNASOR_ALGORITHM_SC,
+     RUN_CAPPED,
+     3,
+     3,
+     {{30, 30, 90, 0, 0, -1, 37, 0}, {20, 20, 97, 0, 0, -1, 57, 0}, {40, 40, 97, 0, 0, -1, 97, 0}},
+     0,
+     97,
+     0,
+     0},
+    /* Read once more by the reward model. */
+    {"best of n",
+     DYNASOR_ALGORITHM_BEST_OF_N,
+     RUN_CAPPED,
+     2,
+     2,
+     {{30, 30, 55, 30, 0, 0.25f, 65, 0}, {20, 20, 55, 50, 0, 0.75f, 105, 0}},
+     0,
+     55,
+     50,
+     0},
+    /* A chain costs where it stood, its answer is a probe's; the last has none. */
+    {"chains that vote",
+     DYNASOR_ALGORITHM_SC_COT,
+     RUN_SETTLED,
+     3,
+     3,
+     {{96, 8, 200, 0, 24, -1, 96, 24},
+      {64, 6, 200, 0, 30, -1, 160, 6},
+      {40, 40, 200, 0, 30, -1, 200, 0}},
+     0,
+     200,
+     0,
+     0},
+    /* Leaves have steps in common: what the program was charged by then. */
+    {"tree",
+     DYNASOR_ALGORITHM_REBASE,
+     RUN_CAPPED,
+     3,
+     3,
+     {{50, 10, 80, 70, 0, 0.5f, 150, 0},
+      {50, 12, 80, 70, 0, 0.5f, 150, 0},
+      {90, 30, 140, 130, 0, 0.5f, 270, 0}},
+     0,
+     140,
+     130,
+     0},
+};
+#define COUNTED ((uint32_t)(sizeof counted / sizeof counted[0]))
+
+static void counted_put(struct host *h, uint32_t handle)
+{
+    const struct counted *c = &counted[handle];
+    struct observer *to = livelog_observer(h->log);
+    for (uint32_t n = 0; n < c->seen_count; n++) {
+        const struct seen *s = &c->seen[n];
+        to->ring[to->put++ & (to->size - 1)] =
+            (struct observed){.user = handle,
+                              .n = n,
+                              .winner = n,
+                              .at_tokens = s->at,
+                              .own_tokens = s->own,
+                              .cost = {.decoded_tokens = s->decoded,
+                                       .reward_tokens = s->reward,
+                                       .probe_tokens = s->probe},
+                              .has_reward = s->score >= 0,
+                              .reward = s->score};
+    }
+    livelog_take(h->log);
+    livelog_end(h->log, &(struct livelog_end){
+                            .program = handle,
+                            .algorithm = c->algorithm,
+                            .verdict = c->verdict,
+                            .knob = c->seen_count,
+                            .path_tokens = c->path,
+                            .answers_count = c->seen_count,
+                            .cost = {.decoded_tokens = c->decoded, .reward_tokens = c->reward},
+                            .profile = "even",
+                            .prompt = (const uint8_t *)"?",
+                            .prompt_bytes = 1});
+}
+
+/* And dynasor-calibrate reads them. */
+static void counted_read(const struct counted *c, const struct log *log, uint32_t at)
+{
+    const struct log_run *run = &log->runs[at];
+    CHECK(run->count == c->lines, "%s: %u lines", c->what, run->count);
+    for (uint32_t n = 0; n < c->lines; n++) {
+        uint32_t i = run->first + n;
+        bool end = n == c->seen_count;
+        uint64_t wanted = end ? c->end_tokens : c->seen[n].tokens;
+        uint32_t probe = end ? 0 : c->seen[n].probe_tokens;
+        CHECK(log->tokens[i] == wanted && log->probe_tokens[i] == probe,
+              "%s: line %u: %" PRIu64 " tokens and %u of a probe, not %" PRIu64 " and %u", c->what,
+              n, log->tokens[i], log->probe_tokens[i], wanted, probe);
+        bool reads = !end && c->seen[n].score >= 0;
+        CHECK(reads ? log->rewards[i] == c->seen[n].score : isnan(log->rewards[i]),
+              "%s: line %u: %g", c->what, n, (double)log->rewards[i]);
+    }
+}
+
+static void tokens_are_counted_by_algorithm(void **state)
+{
+    (void)state;
+    struct host h;
+    files_remove();
+    open_log(&h, 1u << 30);
+    write_out(&h);
+    for (uint32_t i = 0; i < COUNTED; i++)
+        counted_put(&h, i);
+    assert_int_equal(close_log(&h).programs_written, COUNTED);
+    for (uint32_t i = 0, at = 0; i < COUNTED; i++, at++) {
+        struct log log;
+        char message[LOG_MESSAGE_BYTES];
+        int r = log_read(path, algorithm_get(counted[i].algorithm)->name, &log, message);
+        CHECK(r == 0, "%s", message);
+        at = i > 0 && counted[i].algorithm == counted[i - 1].algorithm ? at : 0;
+        counted_read(&counted[i], &log, at);
+        log_free(&log);
+    }
+}
+
+/* ---- crashes ------------------------------------------------------------------------------------ */
+
+static size_t file_take(char *text, size_t room)
+{
+    FILE *file = fopen(path, "re");
+    CHECK(file, "%m");
+    size_t bytes = fread(text, 1, room, file);
+    CHECK(bytes < room && fclose(file) == 0, "%m");
+    return bytes;
+}
+
+static void file_put(const char *text, size_t bytes, size_t zeros)
+{
+    FILE *file = fopen(path, "we");
+    CHECK(file && fwrite(text, 1, bytes, file) == bytes, "%m");
+    while (zeros-- > 0)
+        CHECK(fputc(0, file) == 0, "%m");
+    CHECK(fclose(file) == 0, "%m");
+}
+
+/* Wherever in the last program the file ends: those before it stay, but for one that the piece may be of, by as
+ * much as it says of itself. */
+static void a_piece_of_a_program_is_cut_off(void **state)
+{
+    (void)state;
+    static char text[65536];
+    struct host h;
+    size_t begins[4], cuts = 0, doubts = 0; /* programs of one problem */
+    files_remove();
+    for (uint32_t life = 0; life < 4; life++) {
+        open_log(&h, 1u << 30);
+        begins[life] = size_of(path);
+        write_out(&h);
+        programs_put(&h, 1);
+        (void)close_log(&h);
+    }
+    size_t bytes = file_take(text, sizeof text);
+    for (size_t at = begins[3] + 1; at < bytes; at++) {
+        bool whole_lines = text[at - 1] == '\n';
+        if (whole_lines && at % 4096 != 0)
+            continue; /* no write ends there */
+        file_put(text, at, at % 7 == 0 && !whole_lines ? 3 : 0);
+        open_log(&h, 1u << 30);
+        (void)close_log(&h);
+        bool doubt = memcmp(text + begins[3], text + begins[2], at - begins[3]) == 0;
+        size_t wanted = begins[doubt ? 2 : 3];
+        CHECK(size_of(path) == wanted, "cut at %zu: %" PRIu64 " bytes, not %zu", at, size_of(path),
+              wanted);
+        assert_int_equal(read_log(path, eight), doubt ? 2 : 3);
+        cuts++;
+        doubts += doubt;
+    }
+    assert_true(cuts > 300 && doubts >= 17);
+}
+
+/* A header that is cut is written anew. A write ends where a page ends: a line may, too, and its program is in doubt. */
+static void a_piece_that_ends_with_a_line_is_cut_off(void **state)
+{
+    (void)state;
+    static char text[65536];
+    struct host h;
+    files_remove();
+    open_log(&h, 1u << 30);
+    (void)close_log(&h);
+    size_t header = file_take(text, sizeof text);
+    file_put(text, header / 2, 0);
+    open_log(&h, 1u << 30);
+    (void)close_log(&h);
+    assert_int_equal(size_of(path), header);
+    /* Lines of 16 bytes, two programs, up to the end of a page. */
+    size_t at = header, first = 0;
+    while (at % 16 != 4096 % 16)
+        text[at++] = 'x';
+    text[at - 1] = '\n';
+    for (; at < 4096; at += 16) {
+        first = at < 2048 ? at + 16 : first;
+        memcpy(text + at, at < 2048 ? "ab\tcd.11\tsc\t\t1\t\n" : "ab\tcd.12\tsc\t\t1\t\n", 16);
+    }
+    file_put(text, 4096, 0);
+    open_log(&h, 1u << 30);
+    (void)close_log(&h);
+    assert_int_equal(size_of(path), first);
+    file_put(text, 4096 - 16, 0);
+    open_log(&h, 1u << 30);
+    (void)close_log(&h);
+    assert_int_equal(size_of(path), 4096 - 16);
+}
+
 static void what_cannot_be_a_log_is_refused(void **state)
 {
     (void)state;
@@ -424,6 +692,9 @@ int main(void)
         cmocka_unit_test(a_file_is_gone_on_with),
         cmocka_unit_test(a_file_that_was_moved_is_left_alone),
         cmocka_unit_test(a_full_disk_costs_whole_programs),
+        cmocka_unit_test(tokens_are_counted_by_algorithm),
+        cmocka_unit_test(a_piece_of_a_program_is_cut_off),
+        cmocka_unit_test(a_piece_that_ends_with_a_line_is_cut_off),
         cmocka_unit_test(what_cannot_be_a_log_is_refused),
     };
     rng.state = check_number("SEED", now_ns());

@@ -267,6 +267,25 @@ static void the_one_with_least_to_do_is_taken(void **state)
     rig_close(&r);
 }
 
+/* Memory that is promised becomes memory in use as tokens are written, and counts as it did. */
+static void memory_in_use_counts_as_promised_memory_does(void **state)
+{
+    struct sizes sizes = large;
+    struct rig r;
+    (void)state;
+    sizes.replicas = 2;
+    open_models(&r, &sizes);
+    start(&r, 0, 4 * OPS_PAGE_TOKENS - 1, 0);
+    while (stats_of(&r, 0, 0).kv_pages_used < 4)
+        (void)runs_poll(r.runs, 0);
+    assert_true(together[0].run && stats_of(&r, 0, 0).kv_pages_reserved == 0);
+    start(&r, 1, 2 * OPS_PAGE_TOKENS - 1, 1);
+    start(&r, 2, 1, 1);
+    for (uint32_t i = 0; i < 3; i++)
+        job_stop(&together[i]);
+    rig_close(&r);
+}
+
 /* Branches of a wide program wait on their replica: a new one does not overtake them there. */
 static void new_runs_stand_back_behind_those_that_wait(void **state)
 {
@@ -434,6 +453,7 @@ int main(void)
         cmocka_unit_test(runs_stopped_at_any_time_leave_nothing),
         cmocka_unit_test(a_full_replica_is_passed_over),
         cmocka_unit_test(the_one_with_least_to_do_is_taken),
+        cmocka_unit_test(memory_in_use_counts_as_promised_memory_does),
         cmocka_unit_test(new_runs_stand_back_behind_those_that_wait),
         cmocka_unit_test(programs_spread_and_say_the_same),
     };

@@ -2,7 +2,7 @@
 /* tests/unit/test_sched_model.c: scheduler, KV pages and the real engine together, on a tiny model and a cache
  * that is too small. Sequences come, fork, pause and go at random, freed pages are poisoned with NaN, and
  * each must write, bit for bit, what it writes alone, also when it was paused and others had its pages
- * meanwhile, and where steps are planned ahead, with rows discarded for it. What one tenant gets and when does not depend on
+ * meanwhile, and where steps are planned ahead, with rows discarded for it; a numeric failure included. What one tenant gets and when does not depend on
  * whether another asked the same before. 100,000 short sequences leave nothing behind and allocate
  * nothing. */
 #include <inttypes.h>
@@ -43,6 +43,8 @@ struct written {
 
 static uint32_t steps_max = 1; /* of the engine: 2, and steps are planned ahead */
 static uint32_t ranks_count = 1;
+static bool spoiled; /* the embedding of: */
+#define SPOILED 3u   /* no prompt has it, it is forced */
 
 struct life { /* of one sequence */
     uint32_t prompt[LENGTH_MAX];
@@ -85,6 +87,8 @@ static void engine_make(struct rig *r, enum tiny_kind kind, uint32_t kv_pages, u
                                    .dot_layer = 0};
     float vector[TINY_HIDDEN];
     r->folder = tiny_write(kind, 5);
+    if (spoiled)
+        tiny_spoil(r->folder, SPOILED);
     r->rows_max = rows_max;
     config.directory[ENGINE_POLICY] = r->folder;
     CHECK(engine_open(&config, message, &r->engine) == 0, "%s", message);
@@ -865,6 +869,82 @@ static void sched_tokens_that_the_model_does_not_have_stop_the_process(void **st
                          what == NO_MISUSE ? 0 : 128 + SIGABRT);
 }
 
+/* ---- a numeric failure ------------------------------------------------------------------------- */
+
+/* Two that share pages and forced tokens: to the first it is the spoiled one where asked. Returns how many
+ * results that one had; the neighbour's go to own. */
+static uint32_t neighbours_run(struct rig *r, bool fails, struct written own[OWN_MAX],
+                               uint64_t *ret_discarded)
+{
+    enum { COMMON = 3 * OPS_PAGE_TOKENS, AFTER = 3 }; /* what fails is the last of a page */
+    struct life like = {.prompt_count = COMMON + OPS_PAGE_TOKENS - AFTER - 1, .wanted = OWN_MAX};
+    struct sched_result result;
+    struct sched_stats stats;
+    uint32_t seqs[2], counts[2] = {0, 0};
+    bool failed = false;
+    sched_make(r, 0);
+    for (uint32_t i = 0; i < like.prompt_count; i++)
+        like.prompt[i] = 8 + i * 11 % (TINY_VOCABULARY - 8);
+    for (uint32_t user = 0; user < 2; user++) {
+        like.seed = user;
+        struct sched_seq_args args = args_of(&like, user, 1);
+        assert_int_equal(sched_add(r->sched, &args, &seqs[user]), SCHED_OK);
+    }
+    while (counts[1] < OWN_MAX || (!failed && counts[0] < OWN_MAX)) {
+        struct pollfd fd = {.fd = sched_fd(r->sched), .events = POLLIN};
+        if (sched_poll(r->sched, 0) == 0)
+            (void)poll(&fd, 1, 1000);
+        while (sched_next(r->sched, &result)) {
+            uint32_t user = (uint32_t)result.user;
+            assert_false(user == 0 && failed); /* what was planned ahead of it is nobody's */
+            assert_true(counts[user] < OWN_MAX);
+            failed |= user == 0 && result.sampled.numeric;
+            assert_int_equal(result.sampled.numeric, user == 0 && failed);
+            if (user == 1)
+                own[counts[1]] = (struct written){
+                    result.sampled.token, result.sampled.log_probability, result.sampled.entropy};
+            if (++counts[user] == OWN_MAX)
+                sched_remove(r->sched, seqs[user]); /* who failed stays, and nothing comes of it */
+            else if (user == 0 && counts[0] == AFTER && fails)
+                sched_force(r->sched, seqs[0], SPOILED);
+        }
+    }
+    if (failed)
+        sched_remove(r->sched, seqs[0]);
+    while (engine_busy(r->engine, ENGINE_POLICY) || r->engine->queues[0].count)
+        if (sched_poll(r->sched, 0))
+            assert_false(sched_next(r->sched, &result)); /* both are gone */
+    sched_stats(r->sched, &stats);
+    *ret_discarded = stats.rows_discarded_count;
+    /* The prompt's three, and the fourth of each; but what is no number is nobody's to find, nor, as nothing
+     * hung on them yet, what came before it. */
+    assert_int_equal(stats.kv_pages_cached, failed ? 0 : 5);
+    assert_int_equal(stats.kv_pages_used, 0);
+    assert_int_equal(stats.kv_pages_reserved, 0);
+    sched_free(r->sched);
+    return counts[0];
+}
+
+/* A branch whose numbers are none ends there, though its next row is planned, or on its way: that row is discarded,
+ * its pages come back, and who shares pages with it writes what it writes beside one that is well. */
+static void sched_a_numeric_failure_is_its_own(void **state)
+{
+    struct written well[OWN_MAX], beside[OWN_MAX];
+    uint64_t discarded;
+    struct rig r;
+    (void)state;
+    spoiled = true;
+    engine_make(&r, TINY_LLAMA, PAGES, ROWS_MAX);
+    spoiled = false;
+    assert_int_equal(neighbours_run(&r, false, well, &discarded), OWN_MAX);
+    assert_int_equal(discarded, 0);
+    assert_true(neighbours_run(&r, true, beside, &discarded) < OWN_MAX);
+    assert_int_equal(discarded,
+                     steps_max == 1 ? 0 : 2); /* for the forced token, and for what failed */
+    assert_memory_equal(well, beside, sizeof well);
+    rig_close(&r);
+}
+
 /* From here on. */
 static int plan_ahead(void **state)
 {
@@ -880,6 +960,7 @@ int main(void)
         cmocka_unit_test(sched_hidden_states_are_pooled_once),
         cmocka_unit_test(sched_forks_have_their_own_dots),
         cmocka_unit_test(sched_a_gang_shares_its_pages),
+        cmocka_unit_test(sched_a_numeric_failure_is_its_own),
         cmocka_unit_test(sched_sequences_write_what_they_write_alone),
         cmocka_unit_test(sched_penalties_of_more_than_a_batch_holds_take_turns),
         cmocka_unit_test(sched_a_tenant_cannot_tell_what_another_asked),
@@ -887,6 +968,7 @@ int main(void)
         cmocka_unit_test(sched_tokens_that_the_model_does_not_have_stop_the_process),
         cmocka_unit_test(sched_100000_short_sequences_leave_nothing_behind),
         cmocka_unit_test_setup(sched_sequences_write_what_they_write_alone, plan_ahead),
+        cmocka_unit_test(sched_a_numeric_failure_is_its_own),
         cmocka_unit_test(sched_hidden_states_are_pooled_once),
         cmocka_unit_test(sched_penalties_of_more_than_a_batch_holds_take_turns),
         cmocka_unit_test(sched_a_tenant_cannot_tell_what_another_asks_beside_it),

@@ -75,6 +75,10 @@ static struct outcome replay_chain(struct replay *replay, const struct log_run *
         while (at < last && log->tokens[at] < decision.knob) {
             at++;
         }
+        uint64_t found = at < last ? log->tokens[at] : longest;
+        bool asks = decision.knob < length || found < longest; /* else it is at its end */
+        outcome.reads += asks;
+        outcome.late += asks && found > decision.knob;
         if (at == last && longest > length) {
             goes_on(run, (uint32_t)length, longest, &outcome);
             return outcome;
@@ -83,8 +87,6 @@ static struct outcome replay_chain(struct replay *replay, const struct log_run *
             outcome.knob = view.knob_cap;
             return outcome;
         }
-        outcome.reads++;
-        outcome.late += log->tokens[at] > decision.knob;
         replay->probes[view.probes_count++] = (struct certaindex_probe){
             .group = log->groups[at], .hesitant = log->hesitant[at], .tokens = log->tokens[at]};
         outcome.probe_tokens += log->probe_tokens[at];

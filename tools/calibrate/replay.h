@@ -35,7 +35,7 @@ struct outcome {
     uint32_t
         grants[2];  /* regrown: the knob that those of the log were grown to, and this policy's */
     uint32_t reads; /* chains: decisions on probes */
-    uint32_t late;  /* of those, at a later probe than was asked for */
+    uint32_t late;  /* of those, where no probe was made: at the next one, or never */
     bool
         unknown; /* it would have gone on where the program was stopped: nothing of the above holds */
     uint64_t more_tokens; /* unknown: what that costs to the cap, at the tokens a step so far */

@@ -417,8 +417,8 @@ static void shadow_print_other(const struct shadow *s, const char *name)
 {
     if (s->late > 0)
         printf(
-            "%u of %u decisions were taken at a later probe than %s makes: the log has those that were "
-            "made, and with its own it may end chains sooner\n",
+            "%u of %u decisions were taken at a later probe than %s makes, or never: the log has those "
+            "that were made, and with its own it may end chains sooner\n",
             s->late, s->reads, name);
     if (s->regrown > 0)
         printf(
@@ -440,7 +440,7 @@ static int shadow_check(const struct log *log, const struct shadow *s, const cha
     if (s->late > 0 && s->late == s->reads)
         return fail(message,
                     "--shadow %s: accepted a profile that probes where the log has probes: each of "
-                    "%u decisions would be taken at a later one",
+                    "%u decisions would be taken at a later one, or never",
                     name, s->reads);
     return 0;
 }

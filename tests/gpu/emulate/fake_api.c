@@ -106,18 +106,24 @@ const char *fake_failed_call(void)
     return failed_call;
 }
 
-/* Begins a call: locked from here, and its error if it is the one to fail. */
-static int call_begin(const char *name)
+/* Locked. The call's error if it is the one to fail. */
+static int call_count(const char *name, bool fails)
 {
-    pthread_mutex_lock(&mutex);
     counts.calls++;
     config.hangs |= config.hang_call && counts.calls >= config.hang_call;
-    if (config.fail_call && counts.calls == config.fail_call) {
+    if (fails || (config.fail_call && counts.calls == config.fail_call)) {
         failed = true;
         failed_call = name;
         return config.fail_error;
     }
     return failed && config.fail_stays ? config.fail_error : 0;
+}
+
+/* Begins a call: locked from here, and its error if it is the one to fail. */
+static int call_begin(const char *name)
+{
+    pthread_mutex_lock(&mutex);
+    return call_count(name, false);
 }
 
 /* The same of NCCL, which has its own numbers. */
@@ -620,10 +626,12 @@ static int graph_upload(void *graph, void *stream)
 
 static int graph_launch(void *graph, void *stream)
 {
-    if (config.fail_graph && --config.fail_graph == 0)
-        config.fail_call = counts.calls + 1;
-    int error = call_begin("cudaGraphLaunch");
+    pthread_mutex_lock(&mutex);
     device_check(stream);
+    bool counted = (uint32_t)thread_device >= config.graph_device_first;
+    config.hangs |= counted && config.hang_graph && --config.hang_graph == 0;
+    int error =
+        call_count("cudaGraphLaunch", counted && config.fail_graph && --config.fail_graph == 0);
     for (const struct work *w = ((struct stream *)graph)->work.first; w && !error; w = w->next) {
         counts.replayed += w->kind == WORK_LAUNCH;
         work_repeat(stream, w);

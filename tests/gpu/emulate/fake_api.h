@@ -17,11 +17,13 @@
 struct fake_config {
     uint64_t seed;
     uint32_t devices_count;
-    uint64_t memory_bytes; /* free, as a device says */
-    uint64_t fail_call;    /* the number of the call that fails, from 1; 0: none */
-    uint64_t fail_graph;   /* or the graph launch that fails: none is at start-up; of one rank */
-    int fail_error;        /* of the runtime; NCCL's calls fail with: */
-    int fail_comm_error;   /* 0: FAKE_COMM_ERROR */
+    uint64_t memory_bytes;       /* free, as a device says */
+    uint64_t fail_call;          /* the number of the call that fails, from 1; 0: none */
+    uint64_t fail_graph;         /* or the graph launch that fails: none is at start-up */
+    uint64_t hang_graph;         /* or from which on nothing is ever done */
+    uint32_t graph_device_first; /* both count launches on this device and those behind it */
+    int fail_error;              /* of the runtime; NCCL's calls fail with: */
+    int fail_comm_error;         /* 0: FAKE_COMM_ERROR */
     uint64_t
         hang_call; /* from this call on nothing is ever done, and what waits for it ends the test */
     bool fail_stays;           /* and every call after it */
