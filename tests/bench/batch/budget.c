@@ -248,9 +248,9 @@ void figure_budget(const char *folder, const char *out)
     size_t judged = 0;
     if (!study_open(folder, "sc-words", &s))
         return;
-    FILE *file =
-        figure_open(out, "budget",
-                    "run\teven\teven_right\teven_tokens\tright\tgained\tgained_low\tgained_high\tsaved");
+    FILE *file = figure_open(
+        out, "budget",
+        "run\teven\teven_right\teven_tokens\tright\tgained\tgained_low\tgained_high\tsaved");
     printf("\nbudget of what even spends\n");
     for (size_t i = 0; i < EVEN_CAPS_COUNT; i++) {
         char name[64] = BUDGET_PROFILE;
