@@ -120,17 +120,18 @@ ended 74 'CUDA device 0:'
 kill $client 2>/dev/null # it waits for the next daemon
 echo "a GPU that fails ends the daemon with 74"
 
-# A step that the second replica serves, of one of two programs.
+# A step that the second replica serves, of one of two programs. served WORDS: what the daemon must say
 served() {
     EMULATED_GRAPH_DEVICE=1 daemon "$emulated" --set engine.backend=cuda --set engine.replicas=2 || fail "it fails too early"
     "$build/examples/stream" --socket "$socket" --seed 1 --max-tokens 1000 --programs 2 "the" >"$work/stream.log" 2>&1 &
     client=$!
-    ended 74 'engine 1: the device of rank '
-    says 'CUDA device 1:'
+    ended 74 "$1"
     kill $client 2>/dev/null # it waits for the next daemon
 }
-EMULATED_FAIL_GRAPH=3 served
-EMULATED_HANG_GRAPH=3 served
+# A fault of the emulation is the whole process's, and so is its clock that hastens: the first replica may notice first.
+EMULATED_FAIL_GRAPH=3 served 'the device of rank '
+says 'CUDA device 1:'
+EMULATED_HANG_GRAPH=3 served "waiting for the device's work: Connection timed out"
 echo "a GPU of the second replica that fails or hangs in a step ends the daemon with 74"
 
 # At calls all over the start, for good or without an end; what hangs is not waited for when it is given up.
