@@ -48,7 +48,7 @@ struct options {
     uint64_t seed;
     struct ops_sample_row sampling;
     bool signals;
-    uint8_t stops[STOPS_MAX * (1 + STOPS_STRING_BYTES_MAX)]; /* as codec_stream_init() wants them */
+    uint8_t stops[STOPS_MAX * (1 + STOPS_STRING_BYTES_MAX)]; /* as stops_init() wants them */
     uint32_t stops_bytes;
     uint32_t stops_count;
     uint32_t stop_tokens[STOP_TOKENS_MAX];
@@ -59,6 +59,7 @@ struct options {
 
 struct branch {
     struct codec_stream stream;
+    struct stops stops;
     char *text; /* when there are several: printed at the end */
     size_t text_bytes;
     size_t text_room_bytes;
@@ -498,7 +499,9 @@ static int plan(struct run *r)
     if (!r->branches)
         return fail(r, "no memory for %u branches", o->branches_count);
     for (uint32_t i = 0; i < o->branches_count; i++) {
-        codec_stream_init(&r->branches[i].stream, r->codec, o->stops, o->stops_bytes, false);
+        struct branch *b = &r->branches[i];
+        stops_init(&b->stops, o->stops, o->stops_bytes, false);
+        codec_stream_init(&b->stream, o->stops_bytes > 0 ? &b->stops : NULL);
         r->branches[i].tokens = calloc(o->tokens_max, sizeof(uint32_t));
         if (!r->branches[i].tokens)
             return fail(r, "no memory for %u tokens", o->tokens_max);

@@ -29,22 +29,21 @@ uint32_t algorithm_depth(const struct parameters *parameters)
     return depth < parameters->max_tokens ? depth : parameters->max_tokens;
 }
 
-/* A box or a phrase that comes before an answer; a number or a letter may be anything. */
+/* A box or a phrase comes before an answer; a number or a letter may be anything. */
+static bool shows_answer(const struct answer_rule *rule)
+{
+    return rule->kind == ANSWER_MATH || rule->kind == ANSWER_BOXED || rule->kind == ANSWER_PREFIX;
+}
+
 static bool has_answer(const struct answer_rule *rule, const char *text, uint32_t bytes)
 {
     static const char phrase[] = "nswer is";
     static const struct answer_rule boxed = {.kind = ANSWER_BOXED};
     struct answer_span span;
-    switch (rule->kind) {
-    case ANSWER_MATH:
-        return memmem(text, bytes, phrase, sizeof phrase - 1) ||
-               answer_extract(&boxed, text, bytes, &span) == 0;
-    case ANSWER_BOXED:
-    case ANSWER_PREFIX:
+    if (rule->kind != ANSWER_MATH)
         return answer_extract(rule, text, bytes, &span) == 0;
-    default:
-        return false;
-    }
+    return memmem(text, bytes, phrase, sizeof phrase - 1) ||
+           answer_extract(&boxed, text, bytes, &span) == 0;
 }
 
 bool algorithm_is_leaf(struct run *run, uint32_t branch)
@@ -52,9 +51,12 @@ bool algorithm_is_leaf(struct run *run, uint32_t branch)
     enum branch_state state = run_get(run, branch)->state;
     if (state != BRANCH_STEP)
         return state == BRANCH_ENDED || state == BRANCH_CUT;
+    const struct answer_rule *rule = &run_parameters(run)->answer;
+    if (!shows_answer(rule))
+        return false;
     uint32_t bytes;
     const char *text = run_text_own(run, branch, &bytes);
-    return has_answer(&run_parameters(run)->answer, text, bytes);
+    return has_answer(rule, text, bytes);
 }
 
 enum weight_rule { WEIGHT_ONE = 0, WEIGHT_LEAST, WEIGHT_MEAN, WEIGHT_PRODUCT, WEIGHT_LAST };

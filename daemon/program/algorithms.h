@@ -40,9 +40,9 @@ void algorithm_finish(struct run *run, enum run_verdict verdict);
 void rebase_split(const double *scores, uint32_t count, uint32_t width, double spread,
                   uint32_t *ret_counts);
 /* PUCT: value + c * prior * sqrt(parent visits) / (1 + visits), c = log((parent visits + base + 1) /
- * base) + init (TS-LLM's tree.py). */
-double mcts_priority(double value, double prior, uint32_t visits, uint32_t parent_visits,
-                     double base, double init);
+ * base) + init (TS-LLM's tree.py). exploration: c * sqrt(parent visits), which siblings share. */
+double mcts_exploration(uint32_t parent_visits, double base, double init);
+double mcts_priority(double value, double prior, uint32_t visits, double exploration);
 /* Starts a probe of a chain that rests. */
 uint32_t cot_ask(struct run *run, uint32_t chain);
 /* What a probe of a chain answered becomes the ballot's next answer. False: it had none. */

@@ -2,16 +2,19 @@
 
 #include <errno.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "daemon/base/assert.h"
+#include "daemon/base/hash.h"
+#include "daemon/base/reserve.h"
 #include "daemon/program/certaindex.h"
 
 #define ALIGN 64u
+#define ALIKE_MAX 8u
 
 /* Arrays of one run's ballot, one behind the other. */
 enum part {
     PART_ANSWERS,
+    PART_RAW,
     PART_GROUP,
     PART_LEADER,
     PART_BRANCH,
@@ -23,12 +26,17 @@ enum part {
     PART_SUMS,
     PART_COUNT
 };
-static const size_t part_bytes[PART_COUNT] = {
-    [PART_ANSWERS] = sizeof(struct answer), [PART_GROUP] = sizeof(uint32_t),
-    [PART_LEADER] = sizeof(uint32_t),       [PART_BRANCH] = sizeof(uint32_t),
-    [PART_WEIGHT] = sizeof(double),         [PART_REWARD] = sizeof(float),
-    [PART_CONFIDENCE] = sizeof(float),      [PART_PROBES] = sizeof(struct certaindex_probe),
-    [PART_COUNTS] = 2 * sizeof(uint32_t),   [PART_SUMS] = sizeof(double)};
+static const size_t part_bytes[PART_COUNT] = {[PART_ANSWERS] = sizeof(struct answer),
+                                              [PART_RAW] = sizeof(uint64_t),
+                                              [PART_GROUP] = sizeof(uint32_t),
+                                              [PART_LEADER] = sizeof(uint32_t),
+                                              [PART_BRANCH] = sizeof(uint32_t),
+                                              [PART_WEIGHT] = sizeof(double),
+                                              [PART_REWARD] = sizeof(float),
+                                              [PART_CONFIDENCE] = sizeof(float),
+                                              [PART_PROBES] = sizeof(struct certaindex_probe),
+                                              [PART_COUNTS] = 2 * sizeof(uint32_t),
+                                              [PART_SUMS] = sizeof(double)};
 
 static size_t part_size(enum part part)
 {
@@ -41,19 +49,16 @@ int ballots_new(uint32_t runs_max, struct ballot_room *ret_room)
     for (enum part p = 0; p < PART_COUNT; p++)
         room.bytes_each += part_size(p);
     room.bytes = room.bytes_each * runs_max;
-    void *memory = mmap(NULL, room.bytes, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED)
-        return -errno;
-    room.memory = memory;
+    room.memory = reserve(room.bytes);
+    if (!room.memory)
+        return -ENOMEM;
     *ret_room = room;
     return 0;
 }
 
 void ballots_free(struct ballot_room *room)
 {
-    if (room->memory)
-        (void)munmap(room->memory, room->bytes); /* our own mapping */
+    unreserve(room->memory, room->bytes);
     *room = (struct ballot_room){0};
 }
 
@@ -67,6 +72,7 @@ void ballot_init(struct ballot *b, const struct ballot_room *room, uint32_t run)
     }
     *b = (struct ballot){.cluster = {.group = part[PART_GROUP], .leader = part[PART_LEADER]},
                          .answers = part[PART_ANSWERS],
+                         .raw = part[PART_RAW],
                          .branch = part[PART_BRANCH],
                          .weight = part[PART_WEIGHT],
                          .reward = part[PART_REWARD],
@@ -74,6 +80,19 @@ void ballot_init(struct ballot *b, const struct ballot_room *room, uint32_t run)
                          .probes = part[PART_PROBES],
                          .counts = part[PART_COUNTS],
                          .sums = part[PART_SUMS]};
+}
+
+/* The same bytes are the same answer, and most answers have been there before: of the last few, one with the
+ * same hash is taken over. */
+static void prepare(struct ballot *b, uint32_t idx, const char *text, uint32_t bytes)
+{
+    b->raw[idx] = hash_bytes(text, bytes, 0).low;
+    for (uint32_t i = idx; i-- > 0 && idx - i <= ALIKE_MAX;)
+        if (b->raw[i] == b->raw[idx]) {
+            b->answers[idx] = b->answers[i];
+            return;
+        }
+    answer_prepare(text, bytes, &b->answers[idx]);
 }
 
 uint32_t ballot_add(struct ballot *b, const struct answer_rule *rule, const char *text,
@@ -84,7 +103,7 @@ uint32_t ballot_add(struct ballot *b, const struct answer_rule *rule, const char
     struct answer_span span = {0};
     if (answer_extract(rule, text, bytes, &span) != 0)
         span.bytes = 0;
-    answer_prepare(text + span.start, span.bytes, &b->answers[idx]);
+    prepare(b, idx, text + span.start, span.bytes);
     b->branch[idx] = vote->branch;
     b->weight[idx] = vote->weight;
     b->reward[idx] = vote->reward;

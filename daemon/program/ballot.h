@@ -27,6 +27,7 @@ void ballots_free(struct ballot_room *room);
 struct ballot {
     struct cluster cluster;
     struct answer *answers;          /* [count] */
+    uint64_t *raw;                   /* [count] hashes of the answers' bytes */
     uint32_t *branch;                /* [count] where each path ends */
     double *weight;                  /* [count] */
     float *reward;                   /* [count] of the path's end */

@@ -407,7 +407,7 @@ static void text_make(struct customs *cs, struct custom *own, const struct run *
         own->streamed = branch;
         own->pushed = b->given_tokens;
         own->made = own->held = 0;
-        codec_stream_init(&own->stream, cs->codec, NULL, 0, false);
+        codec_stream_init(&own->stream, NULL);
     }
     while (own->held < PROGRAM_NOTE_BYTES && own->pushed <= end) {
         uint8_t *at = own->text + own->held;

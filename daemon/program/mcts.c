@@ -8,8 +8,10 @@
 #include "daemon/base/hash.h"
 #include "daemon/program/algorithms.h"
 
-struct edge { /* of a branch */
-    double value_sum;
+/* Of a branch. All that the way down looks at: a tree is larger than the caches, and another line of each node on
+ * it would cost more than what is done there. */
+struct edge {
+    double value_sum; /* the reward model's value before the first visit */
     uint32_t visits;
     float prior;
     uint32_t child_first; /* valid when child_count is not 0 */
@@ -35,11 +37,14 @@ static uint32_t branches_max(const struct parameters *p)
     return parameters_cap(p) * algorithm_depth(p) * parameter_whole(p, DYNASOR_PARAMETER_WIDTH);
 }
 
-double mcts_priority(double value, double prior, uint32_t visits, uint32_t parent_visits,
-                     double base, double init)
+double mcts_exploration(uint32_t parent_visits, double base, double init)
 {
-    double c = log((parent_visits + base + 1) / base) + init;
-    return value + c * prior * sqrt(parent_visits) / (1 + visits);
+    return (log((parent_visits + base + 1) / base) + init) * sqrt(parent_visits);
+}
+
+double mcts_priority(double value, double prior, uint32_t visits, double exploration)
+{
+    return value + exploration * prior / (1 + visits);
 }
 
 static struct edge *edge_of(struct run *run, uint32_t branch)
@@ -48,12 +53,12 @@ static struct edge *edge_of(struct run *run, uint32_t branch)
                               : run_branch_state(run, branch);
 }
 
-static bool terminal(struct run *run, uint32_t branch)
+/* depth: steps to the branch, with its own. */
+static bool terminal(const struct run *run, const struct edge *edge, uint32_t depth)
 {
-    const struct branch *b = run_get(run, branch);
-    return edge_of(run, branch)->answered ||
-           b->depth + 1 >= parameter_whole(run_parameters(run), DYNASOR_PARAMETER_DEPTH) ||
-           (edge_of(run, branch)->expanded && edge_of(run, branch)->child_count == 0);
+    return edge->answered ||
+           depth >= parameter_whole(run_parameters(run), DYNASOR_PARAMETER_DEPTH) ||
+           (edge->expanded && edge->child_count == 0);
 }
 
 static void expand(struct run *run, struct state *state, uint32_t branch)
@@ -111,7 +116,8 @@ static void expanded(struct run *run, const struct state *state)
         e->said = said(run, b);
         e->answered = algorithm_is_leaf(run, b);
         e->dropped = drops(run, edge->child_first, b);
-        if (e->dropped || terminal(run, b))
+        e->value_sum = (double)branch->score;
+        if (e->dropped || terminal(run, e, branch->depth + 1))
             run_retire(run, b);
         if (e->dropped)
             continue;
@@ -133,15 +139,16 @@ static uint32_t choose(struct run *run, uint32_t branch)
     const struct parameters *p = run_parameters(run);
     const struct edge *edge = edge_of(run, branch);
     uint32_t best = RUN_NONE;
-    double best_priority = 0;
+    double best_priority = 0,
+           exploration =
+               mcts_exploration(edge->visits, p->value[DYNASOR_PARAMETER_EXPLORATION_BASE],
+                                p->value[DYNASOR_PARAMETER_EXPLORATION]);
     for (uint32_t b = edge->child_first; b < edge->child_first + edge->child_count; b++) {
         const struct edge *e = edge_of(run, b);
         if (e->dropped)
             continue;
-        double value = e->visits ? e->value_sum / e->visits : (double)run_get(run, b)->score;
-        double priority = mcts_priority(value, (double)e->prior, e->visits, edge->visits,
-                                        p->value[DYNASOR_PARAMETER_EXPLORATION_BASE],
-                                        p->value[DYNASOR_PARAMETER_EXPLORATION]);
+        double value = e->visits ? e->value_sum / e->visits : e->value_sum;
+        double priority = mcts_priority(value, (double)e->prior, e->visits, exploration);
         if (best == RUN_NONE || priority > best_priority) {
             best = b;
             best_priority = priority;
@@ -156,7 +163,7 @@ static void back_up(struct run *run, uint32_t leaf)
     uint32_t b = leaf;
     for (;;) {
         struct edge *e = edge_of(run, b);
-        e->value_sum += value;
+        e->value_sum = e->visits ? e->value_sum + value : value;
         e->visits++;
         if (b == RUN_NONE)
             return;
@@ -173,7 +180,8 @@ static void iterate(struct run *run, struct state *state)
             !algorithm_decide(run, 0, state->iterations, cap, &state->knob))
             return;
         uint32_t at = RUN_NONE;
-        while (at == RUN_NONE || !terminal(run, at)) {
+        for (uint32_t depth = 0; at == RUN_NONE || !terminal(run, edge_of(run, at), depth);
+             depth++) {
             if (!edge_of(run, at)->expanded) {
                 expand(run, state, at);
                 return;

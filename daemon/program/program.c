@@ -6,6 +6,7 @@
 #include <sys/queue.h>
 
 #include "daemon/base/assert.h"
+#include "daemon/base/reserve.h"
 #include "daemon/program/algorithms.h"
 #include "daemon/program/batches.h"
 #include "daemon/program/custom.h"
@@ -15,20 +16,23 @@
 
 #define CONFIDENCE_TOKENS 20u /* of the mean top-k log-probability: DeepConf's k */
 
-struct program {
-    TAILQ_ENTRY(program) link;  /* in news or free */
+struct program {                            /* what every token touches first */
+    _Alignas(64) TAILQ_ENTRY(program) link; /* in news or free */
+    struct run *run;                        /* NULL while QUEUED and once it has ended */
+    struct codec_stream text;
+    uint64_t resume_text_bytes; /* as in spec */
+    uint32_t resume_tokens;     /* likewise */
+    uint32_t told;              /* tokens of its path that were said */
+    bool news;
+    bool gathers; /* QUEUED, and in no queue: its batch is not complete */
+    struct program_view view;
     TAILQ_ENTRY(program) queue; /* in waiting, while QUEUED; in driven, while CUSTOM and running */
     uint64_t active_ns;         /* driven: when it last did something */
-    bool news;
-    bool gathers;     /* QUEUED, and in no queue: its batch is not complete */
-    struct run *run;  /* NULL while QUEUED and once it has ended */
-    uint32_t told;    /* tokens of its path that were said */
-    uint32_t profile; /* slot, or PROFILES_NONE: spec.policy */
+    uint32_t profile;           /* slot, or PROFILES_NONE: spec.policy */
     struct parameters parameters;
     struct program_spec spec;
     uint8_t short_prompt[PROGRAM_SHORT_PROMPT_BYTES] __attribute__((aligned(8)));
-    struct codec_stream text;
-    struct program_view view;
+    struct stops stops;
 };
 
 TAILQ_HEAD(program_list, program);
@@ -91,7 +95,7 @@ int programs_new(const struct programs_config *config, struct programs **ret_pro
     profiles_init(&ps->profiles);
     for (uint32_t a = 0; a < DYNASOR_ALGORITHM_COUNT; a++)
         parameters_default(a, &ps->defaults[a]);
-    ps->all = calloc(config->programs_max, sizeof *ps->all);
+    ps->all = reserve_dense(config->programs_max * sizeof *ps->all);
     int r = ps->all ? 0 : -ENOMEM;
     if (r == 0 && config->codec)
         r = encode_new(config->codec, config->prompt_bytes_max, config->context_tokens,
@@ -136,7 +140,7 @@ void programs_free(struct programs *ps)
     encode_free(ps->encode);
     customs_free(ps->customs);
     batches_free(ps->batches);
-    free(ps->all);
+    unreserve(ps->all, ps->config.programs_max * sizeof *ps->all);
     free(ps);
 }
 
@@ -338,8 +342,12 @@ uint32_t program_submit(struct programs *ps, const struct program_spec *spec)
         memcpy(p->short_prompt, spec->prompt, spec->prompt_bytes);
         p->spec.prompt = p->short_prompt;
     }
-    codec_stream_init(&p->text, ps->config.codec, spec->sampling.stops, spec->sampling.stops_bytes,
-                      spec->sampling.stop_include);
+    p->resume_tokens = spec->resume_tokens;
+    p->resume_text_bytes = spec->resume_text_bytes;
+    if (spec->sampling.stops_bytes > 0)
+        stops_init(&p->stops, spec->sampling.stops, spec->sampling.stops_bytes,
+                   spec->sampling.stop_include);
+    codec_stream_init(&p->text, spec->sampling.stops_bytes > 0 ? &p->stops : NULL);
     view_init(&p->view, spec->streams);
     ps->stats.active_count++;
     ps->stats.queued_count++;
@@ -608,10 +616,9 @@ static void text_store(struct program *p, const uint8_t *text, uint32_t bytes)
         v->text[v->text_bytes_count++ & (PROGRAM_BUFFER_BYTES - 1)] = text[i];
     if (!(v->streams & DYNASOR_STREAM_TEXT))
         v->text_bytes_taken = v->text_bytes_count;
-    else if (v->text_bytes_taken < p->spec.resume_text_bytes)
-        v->text_bytes_taken = v->text_bytes_count < p->spec.resume_text_bytes
-                                  ? v->text_bytes_count
-                                  : p->spec.resume_text_bytes;
+    else if (v->text_bytes_taken < p->resume_text_bytes)
+        v->text_bytes_taken =
+            v->text_bytes_count < p->resume_text_bytes ? v->text_bytes_count : p->resume_text_bytes;
 }
 
 /* A stream that the client did not ask for, or already has, counts as taken. True: the text ends. */
@@ -619,7 +626,7 @@ static bool token_store(struct programs *ps, struct program *p, uint32_t token, 
 {
     struct program_view *v = &p->view;
     v->tokens[v->tokens_count++ & (PROGRAM_BUFFER_TOKENS - 1)] = token;
-    if (!(v->streams & DYNASOR_STREAM_TOKENS) || v->tokens_count <= p->spec.resume_tokens)
+    if (!(v->streams & DYNASOR_STREAM_TOKENS) || v->tokens_count <= p->resume_tokens)
         v->tokens_taken = v->tokens_count;
     uint32_t bytes;
     bool stopped = codec_push(&p->text, ps->config.codec, token, ps->pushed, &bytes);
@@ -646,26 +653,27 @@ static void result_take(struct program *p)
 }
 
 /* Passes on what the run has said beyond that, as far as the buffers hold. */
-static void tell(struct programs *ps, struct program *p)
+static void tell(struct programs *ps, struct program *p, const struct run_result *result)
 {
-    const struct run_result *result = run_result(p->run);
-    bool over = result->end == RUN_DONE, stopped = false;
-    uint32_t branch = over ? result->branch : 0, count = 0;
-    while (branch != RUN_NONE && !stopped && !buffers_full(&p->view)) {
+    bool over = result->end == RUN_DONE, stopped = false, full = buffers_full(&p->view);
+    uint32_t branch = over ? result->branch : 0, count, end = 0;
+    if (branch != RUN_NONE)
+        end = run_get(p->run, branch)->path_tokens;
+    while (p->told < end && !stopped && !full) {
         const uint32_t *tokens = run_path(p->run, branch, p->told, &count);
-        if (count == 0)
-            break;
-        bool last = over && run_path_ends(p->run, branch, p->told + 1);
         p->view.state = DYNASOR_STATE_RUNNING;
-        p->told++;
-        stopped = token_store(ps, p, tokens[0], last);
+        for (uint32_t i = 0; i < count && !stopped && !full; i++) {
+            p->told++;
+            stopped = token_store(ps, p, tokens[i], over && p->told == end);
+            full = buffers_full(&p->view);
+        }
     }
-    if (over && (branch == RUN_NONE || stopped || run_path_ends(p->run, branch, p->told))) {
+    if (over && (stopped || p->told >= end)) {
         result_take(p);
         finish(ps, p, DYNASOR_STATE_DONE, DYNASOR_OK);
         return;
     }
-    if (buffers_full(&p->view) && !p->view.paused) {
+    if (full && !p->view.paused) {
         if (!over)
             run_pause(p->run);
         p->view.paused = true;
@@ -763,16 +771,17 @@ uint32_t programs_poll(struct programs *ps, uint64_t now_ns)
     while ((run = runs_news(ps->runs, &user))) {
         struct program *p = &ps->all[user];
         ASSERT(p->run == run && !terminal(p));
-        if (run_result(run)->end != RUN_GOES_ON)
+        const struct run_result *result = run_result(run);
+        if (result->end != RUN_GOES_ON)
             batch_leave(ps, p);
         if (run_waits(run))
             batch_wait(ps, p);
-        else if (run_result(run)->end == RUN_NUMERIC)
+        else if (result->end == RUN_NUMERIC)
             finish(ps, p, DYNASOR_STATE_FAILED, DYNASOR_E_NUMERIC);
-        else if (driven(p) && run_result(run)->end == RUN_GOES_ON)
+        else if (driven(p) && result->end == RUN_GOES_ON)
             notes_add(ps, p);
         else
-            tell(ps, p);
+            tell(ps, p, result);
     }
     idle_end(ps);
     if (ps->config.log)
@@ -808,7 +817,8 @@ void program_consume(struct programs *ps, uint32_t handle, uint32_t tokens_taken
     p->view.text_bytes_taken = text_bytes_taken;
     if (p->view.paused && !buffers_full(&p->view)) {
         unpause(ps, p);
-        tell(ps, p); /* what was decoded meanwhile; it may fill them again, or end */
+        tell(ps, p,
+             run_result(p->run)); /* what was decoded meanwhile; it may fill them again, or end */
         if (p->run && !p->view.paused && run_result(p->run)->end == RUN_GOES_ON)
             run_resume(p->run);
     }

@@ -98,6 +98,7 @@ struct program_view {
     uint32_t state;  /* enum dynasor_state */
     uint32_t status; /* enum dynasor_status once terminal */
     uint32_t field;  /* enum dynasor_field that the status is about: got, of 0 .. max */
+    bool paused;
     uint64_t max;
     uint64_t got;
     uint32_t streams;
@@ -105,7 +106,6 @@ struct program_view {
     uint32_t tokens_taken;
     uint64_t text_bytes_count;
     uint64_t text_bytes_taken;
-    bool paused;
     struct program_result result; /* once DONE */
     uint32_t tokens[PROGRAM_BUFFER_TOKENS];
     uint8_t text[PROGRAM_BUFFER_BYTES];

@@ -1,25 +1,18 @@
-#include "daemon/base/scratch.h"
 #include "daemon/program/run.h"
 
 #include <errno.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
+#include "daemon/base/reserve.h"
+#include "daemon/base/scratch.h"
 #include "daemon/program/run_impl.h"
 #include "daemon/program/vectors.h"
 
 #define ROOT_USER 0x80000000u /* with the run's number: results of its roots */
 #define TEXT_BYTES_MAX (CODEC_PUSH_BYTES_MAX + STOPS_HELD_BYTES_MAX)
 #define PROBE_KEYS 0x80000000u /* random numbers of probes: not those of any branch */
-
-static void *reserve(size_t bytes)
-{
-    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return memory == MAP_FAILED ? NULL : memory;
-}
 
 static size_t tokens_bytes(const struct runs_config *c)
 {
@@ -41,10 +34,10 @@ int runs_new(const struct runs_config *config, struct runs **ret_runs)
     TAILQ_INIT(&rs->news);
     TAILQ_INIT(&rs->free_nodes);
     replicas_begin(rs);
-    rs->all = calloc(config->runs_max, sizeof *rs->all);
-    rs->nodes = calloc(config->branches_max, sizeof *rs->nodes);
-    rs->streams = calloc(config->branches_max, sizeof *rs->streams);
-    rs->text = calloc(1, RUN_TEXT_BYTES + CODEC_PUSH_BYTES_MAX);
+    rs->all = reserve_dense(config->runs_max * sizeof *rs->all);
+    rs->nodes = reserve_dense(config->branches_max * sizeof *rs->nodes);
+    rs->stops = calloc(config->branches_max, sizeof *rs->stops);
+    rs->text = calloc(1, RUN_TEXT_BYTES + RUN_TEXT_TOKENS * CODEC_PUSH_BYTES_MAX);
     rs->path = calloc((size_t)config->context_tokens + RUN_DEPTH_MAX, sizeof *rs->path);
     rs->tokens = reserve(tokens_bytes(config));
     rs->confidences = reserve(tokens_bytes(config));
@@ -54,7 +47,7 @@ int runs_new(const struct runs_config *config, struct runs **ret_runs)
         runs_free(rs);
         return -ENOMEM;
     }
-    if (!rs->all || !rs->nodes || !rs->streams || !rs->text || !rs->path || !rs->tokens ||
+    if (!rs->all || !rs->nodes || !rs->stops || !rs->text || !rs->path || !rs->tokens ||
         !rs->confidences || !rs->node_numbers) {
         runs_free(rs);
         return -ENOMEM;
@@ -67,19 +60,16 @@ void runs_free(struct runs *rs)
 {
     if (!rs)
         return;
-    if (rs->tokens)
-        (void)munmap(rs->tokens, tokens_bytes(&rs->config)); /* our own mappings */
-    if (rs->confidences)
-        (void)munmap(rs->confidences, tokens_bytes(&rs->config));
-    if (rs->node_numbers)
-        (void)munmap(rs->node_numbers, numbers_bytes(&rs->config));
+    unreserve(rs->tokens, tokens_bytes(&rs->config));
+    unreserve(rs->confidences, tokens_bytes(&rs->config));
+    unreserve(rs->node_numbers, numbers_bytes(&rs->config));
     ballots_free(&rs->ballots);
     vectors_free(rs->vectors);
     free(rs->path);
     free(rs->text);
-    free(rs->streams);
-    free(rs->nodes);
-    free(rs->all);
+    free(rs->stops);
+    unreserve(rs->nodes, rs->config.branches_max * sizeof *rs->nodes);
+    unreserve(rs->all, rs->config.runs_max * sizeof *rs->all);
     free(rs);
 }
 
@@ -161,6 +151,16 @@ static uint32_t number_take(struct run *r)
     return number;
 }
 
+/* The one that is taken next: trees take some at once, that nobody has touched for long. */
+static void node_prefetch(const struct runs *rs)
+{
+    const struct node *n = TAILQ_FIRST(&rs->free_nodes);
+    if (!n)
+        n = &rs->nodes[rs->nodes_fresh];
+    for (size_t at = 0; at < sizeof *n; at += 64)
+        __builtin_prefetch((const uint8_t *)n + at, 1);
+}
+
 static struct node *node_take(struct runs *rs)
 {
     struct node *n = TAILQ_FIRST(&rs->free_nodes);
@@ -169,6 +169,7 @@ static struct node *node_take(struct runs *rs)
     else
         n = &rs->nodes[rs->nodes_fresh++];
     ASSERT(n < rs->nodes + rs->config.branches_max);
+    node_prefetch(rs);
     return n;
 }
 
@@ -195,19 +196,21 @@ static void text_begin(struct node *n, const struct node *parent)
     n->looks_at_text = n->stops_at_step || (!is_probe(n) && r->args.stops_bytes > 0);
     if (!n->looks_at_text)
         return;
-    struct codec_stream *text = stream_of(n);
+    struct stops *stops = is_probe(n) || r->args.stops_bytes == 0 ? NULL : stops_of(n);
     bool behind = parent && n->fork_tokens < parent->branch.tokens_count;
+    codec_stream_init(&n->text, stops);
     if (is_probe(n) || !parent || !parent->looks_at_text || behind) {
-        codec_stream_init(text, r->runs->config.codec, is_probe(n) ? NULL : r->args.stops,
-                          is_probe(n) ? 0 : r->args.stops_bytes, r->args.stop_include);
+        if (stops)
+            stops_init(stops, r->args.stops, r->args.stops_bytes, r->args.stop_include);
         if (behind && !is_probe(n))
             text_read(n);
         return;
     }
-    const struct codec_stream *before = stream_of(parent);
-    memcpy(text, before,
-           offsetof(struct codec_stream, stops.strings) +
-               before->stops.count * sizeof before->stops.strings[0]);
+    n->text.detokenizer = parent->text.detokenizer;
+    if (stops)
+        memcpy(stops, stops_of(parent),
+               offsetof(struct stops, strings) +
+                   stops_of(parent)->count * sizeof stops->strings[0]);
     n->tail_bytes = parent->tail_bytes;
     memcpy(n->tail, parent->tail, sizeof n->tail);
 }
@@ -493,6 +496,12 @@ static void run_give(struct run *r)
     TAILQ_INSERT_HEAD(&rs->free_runs, r, link);
 }
 
+/* One character that is the same wherever it stands: most often a step ends with a line. */
+static bool is_simple(const char *step_end)
+{
+    return strlen(step_end) == 1 && (*step_end == '\n' || (*step_end > ' ' && *step_end < 0x7f));
+}
+
 static void run_begin(struct replica *replica, struct runs *rs, struct run *r,
                       const struct run_args *args, const uint32_t *prompt, uint32_t prompt_tokens,
                       uint32_t branches)
@@ -510,6 +519,14 @@ static void run_begin(struct replica *replica, struct runs *rs, struct run *r,
                    : rs->node_numbers + (size_t)(r - rs->all) * row_numbers(&rs->config);
     r->result.branch = r->result.answer = RUN_NONE;
     r->grant = parameter_whole(&args->parameters, DYNASOR_PARAMETER_CAP);
+    r->live = args->algorithm->live;
+    r->step_end_bytes = (uint8_t)strlen(args->parameters.step_end);
+    r->step_end = is_simple(args->parameters.step_end) ? args->parameters.step_end[0] : '\0';
+    r->has_stop_tokens = args->stop_tokens_count > 0;
+    /* Ids above the tokenizer's pad a model's vocabulary, of each model differently: the reward model may
+     * not have one, and then nothing can be said of the branch. */
+    r->tokens_below =
+        args->algorithm->wants_reward ? sched_vocabulary(replica->sched[MODEL_REWARD]) : UINT32_MAX;
     if (args->parameters.algorithm != DYNASOR_ALGORITHM_SINGLE) { /* which votes on nothing */
         ballot_init(&r->ballot, &rs->ballots, (uint32_t)(r - rs->all));
         ballot_init(&r->asked, &rs->ballots, rs->config.runs_max + (uint32_t)(r - rs->all));
@@ -662,37 +679,34 @@ static void stop_decoding(struct node *n, enum branch_state state)
         settle(n);
 }
 
-static bool ends(const struct node *n, uint32_t token)
+static bool is_stop_token(const struct run *r, uint32_t token)
 {
-    const struct run *r = n->run;
-    bool by_model = codec_is_end(r->runs->config.codec, token);
-    if (is_probe(n))
-        return by_model;
     for (uint32_t i = 0; i < r->args.stop_tokens_count; i++) {
         uint32_t stop;
         memcpy(&stop, r->args.stop_tokens + i * sizeof stop, sizeof stop);
         if (stop == token)
             return true;
     }
-    return by_model && !r->args.ignore_eos;
+    return false;
+}
+
+static bool ends(const struct node *n, uint32_t token)
+{
+    const struct run *r = n->run;
+    if (codec_is_end(r->runs->config.codec, token) && (is_probe(n) || !r->args.ignore_eos))
+        return true;
+    return r->has_stop_tokens && !is_probe(n) && is_stop_token(r, token);
 }
 
 /* Whether this text, after what came before it, completes step_end. What ended a step does not begin the
  * next one's end. */
-static __attribute__((noinline)) bool step_ends(struct node *n, const uint8_t *text, uint32_t bytes)
+static bool step_ends(struct node *n, const uint8_t *text, uint32_t bytes)
 {
     const char *end = n->run->args.parameters.step_end;
-    size_t end_bytes = strlen(end);
+    size_t end_bytes = n->run->step_end_bytes;
     SCRATCH char both[PARAMETER_STEP_END_BYTES + TEXT_BYTES_MAX];
     if (end_bytes == 0)
         return false;
-    if (end_bytes ==
-        1) { /* most often: no tail, and a few bytes looked at one by one are the fastest */
-        for (uint32_t i = 0; i < bytes; i++)
-            if (text[i] == (uint8_t)*end)
-                return true;
-        return false;
-    }
     memcpy(both, n->tail, n->tail_bytes);
     memcpy(both + n->tail_bytes, text, bytes);
     size_t both_bytes = n->tail_bytes + bytes;
@@ -709,7 +723,8 @@ static void confidence_take(struct node *n, float confidence)
     const struct runs *rs = n->run->runs;
     float *all = rs->confidences + (size_t)(n - rs->nodes) * row_tokens(&rs->config);
     uint32_t idx = n->branch.confidence.count;
-    all[idx] = confidence;
+    if (n->cut_at > n->window) /* or nothing ever leaves the window */
+        all[idx] = confidence;
     certaindex_groups_add(&n->branch.confidence, n->window, confidence,
                           idx >= n->window ? all[idx - n->window] : 0);
 }
@@ -718,15 +733,15 @@ static void confidence_take(struct node *n, float confidence)
 static __attribute__((noinline)) bool text_take(struct node *n, uint32_t token, bool *ret_step)
 {
     SCRATCH uint8_t text[TEXT_BYTES_MAX];
-    struct codec_stream *stream = stream_of(n);
-    uint32_t bytes, held = stream->stops.held_bytes;
+    const struct stops *stops = n->text.stops;
+    uint32_t bytes, held = stops ? stops->held_bytes : 0;
     *ret_step = false;
-    bool stopped = codec_push(stream, n->run->runs->config.codec, token, text, &bytes);
+    bool stopped = codec_push(&n->text, n->run->runs->config.codec, token, text, &bytes);
     if (stopped || !n->stops_at_step)
         return stopped;
-    if (stream->stops.held_bytes) { /* it may begin a stop string, and end a step all the same */
-        struct stops stops = stream->stops;
-        bytes += stops_flush(&stops, text + bytes);
+    if (stops && stops->held_bytes) { /* it may begin a stop string, and end a step all the same */
+        struct stops copy = *stops;
+        bytes += stops_flush(&copy, text + bytes);
     }
     *ret_step = step_ends(n, text + held, bytes - held);
     return false;
@@ -776,7 +791,11 @@ static void token_take(struct node *n, const struct sched_result *result)
     rs->tokens_count++;
     if (n->window)
         confidence_take(n, sampled->confidence);
-    bool stopped = n->looks_at_text && text_take(n, sampled->token, &step);
+    bool stopped = false;
+    if (n->stops_at_step && !n->text.stops && r->step_end)
+        step = codec_has(rs->config.codec, sampled->token, r->step_end);
+    else if (n->looks_at_text)
+        stopped = text_take(n, sampled->token, &step);
     if (stopped || ends(n, sampled->token))
         stop_decoding(n, BRANCH_ENDED);
     else if (b->tokens_count >= n->cut_at)
@@ -805,28 +824,20 @@ static void root_result(struct run *r)
         r->args.algorithm->watch(r, RUN_NONE);
 }
 
-/* Ids above the tokenizer's pad a model's vocabulary, of each model differently: the reward model may not
- * have this one, and then nothing can be said of the branch. */
-static bool can_be_read(const struct run *r, uint32_t token)
-{
-    return !r->args.algorithm->wants_reward ||
-           token < sched_vocabulary(r->replica->sched[MODEL_REWARD]);
-}
-
 static void policy_result(struct runs *rs, const struct sched_result *result)
 {
     struct node *n = &rs->nodes[result->user];
     struct run *r = n->run;
     if (r->result.end != RUN_GOES_ON)
         return;
-    if (result->sampled.numeric || !can_be_read(r, result->sampled.token)) {
+    if (result->sampled.numeric || result->sampled.token >= r->tokens_below) {
         numeric(r);
         return;
     }
     token_take(n, result);
     if (r->paused)
         room_changed(rs); /* nothing of its live branch is away any more */
-    if (r->args.algorithm->live && n->idx == 0)
+    if (r->live && n->idx == 0)
         news_add(r);
     if (r->watched)
         r->args.algorithm->watch(r, n->idx);
@@ -867,8 +878,8 @@ static void branch_prefetch(const struct runs *rs, const struct sched *sched)
     uint32_t user = sched_user_ahead(sched);
     if (user & (ROOT_USER | VECTORS_USER))
         return;
-    for (size_t at = 0; at < offsetof(struct node, link); at += 64)
-        __builtin_prefetch((const uint8_t *)&rs->nodes[user] + at, 1);
+    __builtin_prefetch(&rs->nodes[user], 1);
+    __builtin_prefetch((const uint8_t *)&rs->nodes[user] + 64, 1);
 }
 
 static uint32_t model_poll(struct runs *rs, struct replica *replica, enum model model,

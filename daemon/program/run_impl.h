@@ -12,7 +12,7 @@ enum model { MODEL_POLICY = 0, MODEL_REWARD = 1, MODELS = 2 };
 /* What every token touches comes first: with hundreds of branches a step is as long as its cache
  * misses. */
 struct node {
-    struct run *run;
+    _Alignas(64) struct run *run;
     uint32_t held_at;   /* own tokens */
     uint32_t cut_at;    /* likewise */
     uint32_t idx;       /* branch number in the run */
@@ -23,17 +23,18 @@ struct node {
     bool settled; /* counted out of the round */
     bool adopted; /* its sequence was a probe's: it forks from it to go on */
     struct branch branch;
-    uint32_t seq[MODELS];   /* SCHED_NONE: none */
-    uint32_t key;           /* of its random numbers */
-    uint32_t fork_tokens;   /* own tokens of its parent when it began */
-    uint32_t read_tokens;   /* own ones that the reward model was given */
-    TAILQ_ENTRY(node) link; /* in waiting, or free */
-    bool waits[MODELS];     /* for room */
+    uint32_t seq[MODELS];     /* SCHED_NONE: none */
+    struct codec_stream text; /* goes on from its parent's */
+    uint32_t key;             /* of its random numbers */
+    uint32_t fork_tokens;     /* own tokens of its parent when it began */
+    uint32_t read_tokens;     /* own ones that the reward model was given */
+    TAILQ_ENTRY(node) link;   /* in waiting, or free */
+    bool waits[MODELS];       /* for room */
     uint8_t tail_bytes;
     char tail
         [PARAMETER_STEP_END_BYTES]; /* end of the text since its last step, less than step_end */
     struct ops_sample_row sampling;
-    uint64_t state[RUN_BRANCH_STATE_BYTES / sizeof(uint64_t)];
+    _Alignas(RUN_BRANCH_STATE_BYTES) uint64_t state[RUN_BRANCH_STATE_BYTES / sizeof(uint64_t)];
     TAILQ_ENTRY(node) vector_link; /* as vectors.h has it */
     uint32_t vector;               /* enum vector_state */
     uint32_t vector_at;            /* AWAY: text or sequence */
@@ -49,27 +50,33 @@ struct replica {
 };
 
 enum { RUN_FEW_BRANCHES = 8 };
+enum { RUN_TEXT_TOKENS = 64 }; /* made into text at once */
 
 struct run { /* as a node: what every token touches first */
-    struct runs *runs;
+    _Alignas(64) struct runs *runs;
     struct replica *replica;
     uint32_t
         *nodes; /* few, or [branches_max]: pool numbers by branch number; RUN_NONE: forgotten */
     uint32_t nodes_count;   /* numbers in use, with those forgotten below the last */
     uint32_t pending;       /* branches of the round that have not settled */
     uint32_t roots_pending; /* not computed yet */
-    uint32_t few[RUN_FEW_BRANCHES];
+    uint32_t tokens_below;  /* what every model of it knows; others cannot be read */
     bool news;
     bool watched; /* the algorithm wants to see every token */
     bool paused;  /* its live branch does not decode */
+    bool waits;   /* for its batch */
+    bool live;    /* as its algorithm */
+    bool has_stop_tokens;
+    uint8_t step_end_bytes; /* of the parameter */
+    char step_end;          /* the whole of it, a character that needs no context; '\0': it does */
+    struct run_result result; /* whether it goes on is what every token asks */
     struct run_cost cost;
-    struct run_result result;
     TAILQ_ENTRY(run) news_link; /* in news */
+    uint32_t few[RUN_FEW_BRANCHES];
     struct run_args args;
     TAILQ_ENTRY(run) link; /* free */
     uint32_t root[MODELS]; /* sequences of the prompt; SCHED_NONE: branch 0 has it itself */
     uint32_t grant;        /* knob it may reach for now; 0: none above the one it has */
-    bool waits;            /* for its batch */
     uint32_t reserved;     /* branches it may have at once */
     uint32_t alive;        /* that it has */
     uint32_t keys[2];      /* that were given out: to branches, to probes */
@@ -84,13 +91,13 @@ TAILQ_HEAD(run_list, run);
 struct runs {
     struct runs_config config;
     struct run *all;
-    struct node *nodes;           /* [branches_max] */
-    struct codec_stream *streams; /* likewise, of those that look at text */
-    uint32_t *node_numbers;       /* [runs_max, row_numbers()], touched as far as runs are wide */
-    uint32_t *tokens;   /* [branches_max, row_tokens()], touched as far as they are long */
-    float *confidences; /* likewise, of runs whose policy looks at them */
-    char *text;         /* [RUN_TEXT_BYTES], and room for one more token's */
-    uint32_t *path;     /* [context_tokens] what a sequence is given */
+    struct node *nodes;     /* [branches_max] */
+    struct stops *stops;    /* likewise, of those with stop strings */
+    uint32_t *node_numbers; /* [runs_max, row_numbers()], touched as far as runs are wide */
+    uint32_t *tokens;       /* [branches_max, row_tokens()], touched as far as they are long */
+    float *confidences;     /* likewise, of runs whose policy looks at them */
+    char *text;             /* [RUN_TEXT_BYTES], and room for RUN_TEXT_TOKENS more tokens' */
+    uint32_t *path;         /* [context_tokens] what a sequence is given */
     uint32_t runs_fresh;
     uint32_t nodes_fresh;
     uint32_t reserved;          /* nodes promised to runs */
@@ -118,10 +125,10 @@ static inline struct node *parent_of(const struct node *n)
     return n->branch.parent == RUN_NONE ? NULL : node_of(n->run, n->branch.parent);
 }
 
-/* Goes on from its parent's; apart from the node, as it is large and few look at it. */
-static inline struct codec_stream *stream_of(const struct node *n)
+/* Apart from the node, as it is large and few look at it. */
+static inline struct stops *stops_of(const struct node *n)
 {
-    return &n->run->runs->streams[n - n->run->runs->nodes];
+    return &n->run->runs->stops[n - n->run->runs->nodes];
 }
 
 /* Rows a power of two apart would all begin in the same cache set. */

@@ -23,11 +23,6 @@ const uint32_t *run_path(const struct run *r, uint32_t branch, uint32_t from, ui
     return tokens_of(r->runs, n) + (from - first);
 }
 
-bool run_path_ends(const struct run *r, uint32_t branch, uint32_t at)
-{
-    return at >= node_of(r, branch)->branch.path_tokens;
-}
-
 /* ---- facts ----------------------------------------------------------------------------------- */
 
 bool run_settled(const struct run *r, uint32_t branch)
@@ -53,62 +48,57 @@ uint32_t run_prompt_tokens(const struct run *r)
 /* ---- text ------------------------------------------------------------------------------------ */
 
 /* The end of what does not fit is kept. */
-static void text_add(struct runs *rs, uint32_t *bytes, const uint8_t *more, uint32_t more_bytes)
+static uint32_t text_cut(struct runs *rs, uint32_t bytes)
 {
-    if (*bytes + more_bytes > RUN_TEXT_BYTES) {
-        uint32_t drop = *bytes / 2;
-        memmove(rs->text, rs->text + drop, *bytes - drop);
-        *bytes -= drop;
-    }
-    memcpy(rs->text + *bytes, more, more_bytes);
-    *bytes += more_bytes;
+    if (bytes <= RUN_TEXT_BYTES)
+        return bytes;
+    memmove(rs->text, rs->text + bytes - RUN_TEXT_BYTES / 2, RUN_TEXT_BYTES / 2);
+    return RUN_TEXT_BYTES / 2;
 }
 
-static void text_of(struct runs *rs, const uint32_t *tokens, uint32_t count,
-                    struct codec_stream *stream, uint32_t *bytes)
+static uint32_t text_of(struct runs *rs, const uint32_t *tokens, uint32_t count,
+                        struct codec_stream *stream, uint32_t bytes)
 {
-    SCRATCH uint8_t more[CODEC_PUSH_BYTES_MAX];
-    uint32_t more_bytes;
-    for (uint32_t i = 0; i < count; i++) {
-        if (codec_is_end(rs->config.codec, tokens[i]))
-            continue;
-        (void)codec_push(stream, rs->config.codec, tokens[i], more, &more_bytes); /* no stops */
-        text_add(rs, bytes, more, more_bytes);
+    for (uint32_t i = 0, some; i < count; i += some) {
+        some = count - i < RUN_TEXT_TOKENS ? count - i : RUN_TEXT_TOKENS;
+        bytes +=
+            codec_push_all(stream, rs->config.codec, tokens + i, some, (uint8_t *)rs->text + bytes);
+        bytes = text_cut(rs, bytes);
     }
+    return bytes;
 }
 
 static const char *text_done(struct runs *rs, struct codec_stream *stream, uint32_t bytes,
                              uint32_t *ret_bytes)
 {
-    SCRATCH uint8_t more[CODEC_PUSH_BYTES_MAX];
-    text_add(rs, &bytes, more, codec_flush(stream, rs->config.codec, more));
-    *ret_bytes = bytes;
+    bytes += codec_flush(stream, rs->config.codec, (uint8_t *)rs->text + bytes);
+    *ret_bytes = text_cut(rs, bytes);
     return rs->text;
 }
 
 const char *run_text_own(struct run *r, uint32_t branch, uint32_t *ret_bytes)
 {
-    SCRATCH struct codec_stream stream;
+    struct codec_stream stream;
     uint32_t bytes = 0;
-    codec_stream_init(&stream, r->runs->config.codec, NULL, 0, false);
+    codec_stream_init(&stream, NULL);
     const struct node *n = node_of(r, branch);
-    text_of(r->runs, tokens_of(r->runs, n) + n->branch.given_tokens,
-            n->branch.tokens_count - n->branch.given_tokens, &stream, &bytes);
+    bytes = text_of(r->runs, tokens_of(r->runs, n) + n->branch.given_tokens,
+                    n->branch.tokens_count - n->branch.given_tokens, &stream, bytes);
     return text_done(r->runs, &stream, bytes, ret_bytes);
 }
 
 const char *run_text(struct run *r, uint32_t branch, uint32_t *ret_bytes)
 {
-    SCRATCH struct codec_stream stream;
+    struct codec_stream stream;
     SCRATCH uint32_t path[RUN_DEPTH_MAX];
     uint32_t depth = 0, bytes = 0;
-    codec_stream_init(&stream, r->runs->config.codec, NULL, 0, false);
+    codec_stream_init(&stream, NULL);
     for (uint32_t b = branch; b != RUN_NONE; b = run_get(r, b)->parent)
         path[depth++] = b;
     while (depth--) {
         const struct node *n = node_of(r, path[depth]);
         uint32_t end = depth ? node_of(r, path[depth - 1])->fork_tokens : n->branch.tokens_count;
-        text_of(r->runs, tokens_of(r->runs, n), end, &stream, &bytes);
+        bytes = text_of(r->runs, tokens_of(r->runs, n), end, &stream, bytes);
     }
     return text_done(r->runs, &stream, bytes, ret_bytes);
 }

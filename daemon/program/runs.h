@@ -106,8 +106,6 @@ void run_resume(struct run *run);
 bool run_waits(const struct run *run);
 void run_go_on(struct run *run, uint32_t knob);
 
-bool run_path_ends(const struct run *run, uint32_t branch, uint32_t at); /* it has no token there */
-
 uint64_t runs_tokens_count(const struct runs *runs); /* decoded since runs_new() */
 void runs_sched_stats(const struct runs *runs,
                       struct sched_stats *ret_stats); /* of policies, summed over the replicas */

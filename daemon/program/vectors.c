@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "daemon/base/reserve.h"
 #include "daemon/program/algorithms.h"
 
 #define IDS_MAX                                                                                    \
@@ -36,13 +37,6 @@ static size_t nodes_bytes(const struct vectors *v)
 static size_t run_bytes(const struct vectors *v)
 {
     return (size_t)BALLOT_ANSWERS_MAX * v->size_max * sizeof(float);
-}
-
-static float *reserve(size_t bytes)
-{
-    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return memory == MAP_FAILED ? NULL : memory;
 }
 
 static void sources_find(const struct runs_config *config, struct vectors *v)
@@ -94,10 +88,8 @@ void vectors_free(struct vectors *v)
 {
     if (!v)
         return;
-    if (v->nodes)
-        (void)munmap(v->nodes, nodes_bytes(v)); /* our own mappings */
-    if (v->answers)
-        (void)munmap(v->answers, run_bytes(v) * v->runs_max);
+    unreserve(v->nodes, nodes_bytes(v));
+    unreserve(v->answers, run_bytes(v) * v->runs_max);
     for (uint32_t s = 0; s < SOURCES; s++)
         codec_scratch_free(v->of[s].scratch);
     free(v);

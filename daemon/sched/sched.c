@@ -5,11 +5,11 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/queue.h>
 #include <unistd.h>
 
 #include "daemon/base/assert.h"
+#include "daemon/base/reserve.h"
 #include "daemon/base/rng.h"
 #include "daemon/kv/kv.h"
 
@@ -95,7 +95,7 @@ _Static_assert(ENGINE_POOL_SLOTS_MAX == 64, "one bit a slot");
 static int memory_new(struct sched *s)
 {
     const struct sched_config *c = &s->config;
-    s->seqs = calloc(c->seqs_max, sizeof *s->seqs);
+    s->seqs = reserve_dense(c->seqs_max * sizeof *s->seqs);
     s->chunk = calloc(c->rows_max, sizeof *s->chunk);
     s->group_last = malloc(c->groups_max * sizeof *s->group_last);
     if (!s->seqs || !s->chunk || !s->group_last)
@@ -111,11 +111,9 @@ static int memory_new(struct sched *s)
     if (s->info.kv_pages == 0)
         return 0;
     s->tokens_bytes = (size_t)c->seqs_max * s->info.context_tokens * sizeof *s->tokens;
-    void *tokens = mmap(NULL, s->tokens_bytes, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (tokens == MAP_FAILED)
-        return -errno;
-    s->tokens = tokens;
+    s->tokens = reserve(s->tokens_bytes);
+    if (!s->tokens)
+        return -ENOMEM;
     uint32_t seq_pages = (s->info.context_tokens + OPS_PAGE_TOKENS - 1) / OPS_PAGE_TOKENS;
     return kv_new(&(struct kv_config){.pages_count = s->info.kv_pages,
                                       .page_tokens = OPS_PAGE_TOKENS,
@@ -174,11 +172,10 @@ void sched_free(struct sched *s)
         engine_batch_free(s->steps[i].batch);
         free(s->steps[i].discarded);
     }
-    if (s->tokens)
-        (void)munmap(s->tokens, s->tokens_bytes); /* our own mapping */
+    unreserve(s->tokens, s->tokens_bytes);
     free(s->chunk);
     free(s->group_last);
-    free(s->seqs);
+    unreserve(s->seqs, s->config.seqs_max * sizeof *s->seqs);
     free(s);
 }
 

@@ -407,12 +407,9 @@ bool codec_is_end(const struct codec *c, uint32_t token)
 
 /* ---- streams ----------------------------------------------------------------------------------- */
 
-void codec_stream_init(struct codec_stream *stream, const struct codec *c, const uint8_t *stops,
-                       uint32_t stops_bytes, bool stop_include)
+void codec_stream_init(struct codec_stream *stream, struct stops *stops)
 {
-    (void)c;
-    stream->detokenizer = (struct detokenizer){0};
-    stops_init(&stream->stops, stops, stops_bytes, stop_include);
+    *stream = (struct codec_stream){.stops = stops};
 }
 
 static uint32_t text_push(struct codec_stream *stream, const struct codec *c, uint32_t token,
@@ -428,17 +425,48 @@ static bool stops_take(struct codec_stream *stream, const struct codec *c, uint3
 {
     SCRATCH uint8_t text[DETOKENIZER_PUSH_BYTES_MAX];
     uint32_t bytes = text_push(stream, c, token, text);
-    return stops_push(&stream->stops, text, bytes, out, ret_bytes);
+    return stops_push(stream->stops, text, bytes, out, ret_bytes);
 }
 
 bool codec_push(struct codec_stream *stream, const struct codec *c, uint32_t token, uint8_t *out,
                 uint32_t *ret_bytes)
 {
-    if (stream->stops.count == 0) {
+    if (!stream->stops) {
         *ret_bytes = text_push(stream, c, token, out);
         return false;
     }
     return stops_take(stream, c, token, out, ret_bytes);
+}
+
+uint32_t codec_push_all(struct codec_stream *stream, const struct codec *c, const uint32_t *tokens,
+                        uint32_t count, uint8_t *out)
+{
+    uint32_t bytes = 0, first = 0, i;
+    ASSERT(!stream->stops);
+    for (i = 0; !c && i < count; i++)
+        bytes += detokenizer_push_byte(&stream->detokenizer, (uint8_t)tokens[i], out + bytes);
+    for (i = 0; c && i <= count; i++) {
+        if (i < count && !codec_is_end(c, tokens[i]))
+            continue;
+        bytes += detokenizer_push_all(&stream->detokenizer, c->tokenizer, tokens + first, i - first,
+                                      out + bytes);
+        first = i + 1;
+    }
+    return bytes;
+}
+
+bool codec_has(const struct codec *c, uint32_t token, char character)
+{
+    uint32_t bytes;
+    const uint8_t *text;
+    ASSERT(character > ' ' || character == '\n' || character == '\t');
+    if (!c)
+        return (uint8_t)token == (uint8_t)character;
+    text = tokenizer_text_of(c->tokenizer, token, false, &bytes);
+    for (uint32_t i = 0; text && i < bytes; i++)
+        if (text[i] == (uint8_t)character)
+            return true;
+    return false;
 }
 
 uint32_t codec_flush(struct codec_stream *stream, const struct codec *c, uint8_t *out)
@@ -446,8 +474,10 @@ uint32_t codec_flush(struct codec_stream *stream, const struct codec *c, uint8_t
     SCRATCH uint8_t text[DETOKENIZER_PUSH_BYTES_MAX];
     uint32_t bytes = 0;
     (void)c;
+    if (!stream->stops)
+        return detokenizer_flush(&stream->detokenizer, out);
     /* A replacement character may complete a stop string; all the same the text ends here. */
     uint32_t text_bytes = detokenizer_flush(&stream->detokenizer, text);
-    bool stopped = stops_push(&stream->stops, text, text_bytes, out, &bytes);
-    return stopped ? bytes : bytes + stops_flush(&stream->stops, out + bytes);
+    bool stopped = stops_push(stream->stops, text, text_bytes, out, &bytes);
+    return stopped ? bytes : bytes + stops_flush(stream->stops, out + bytes);
 }

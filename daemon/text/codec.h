@@ -60,15 +60,20 @@ bool codec_is_end(const struct codec *codec, uint32_t token);
 
 struct codec_stream {
     struct detokenizer detokenizer;
-    struct stops stops;
+    struct stops *stops; /* the caller's, after stops_init(); NULL: no stop strings */
 };
 
-/* stops: as in a submission, each a byte with its length and so many bytes; checked by the caller. */
-void codec_stream_init(struct codec_stream *stream, const struct codec *codec, const uint8_t *stops,
-                       uint32_t stops_bytes, bool stop_include);
+void codec_stream_init(struct codec_stream *stream, struct stops *stops);
 /* Text that token adds, to out[CODEC_PUSH_BYTES_MAX]; true: a stop string is complete, the text ends
  * here. */
 bool codec_push(struct codec_stream *stream, const struct codec *codec, uint32_t token,
                 uint8_t *out, uint32_t *ret_bytes);
+/* Text that some tokens add, without those that end an answer, to out[count * CODEC_PUSH_BYTES_MAX]; of a stream
+ * without stop strings. Returns how many bytes. */
+uint32_t codec_push_all(struct codec_stream *stream, const struct codec *codec,
+                        const uint32_t *tokens, uint32_t count, uint8_t *out);
+/* Whether the token's text has this ASCII character, which is not a blank: wherever it stands in a text, it is that
+ * character there. */
+bool codec_has(const struct codec *codec, uint32_t token, char character);
 /* What was held back, when no more tokens come. */
 uint32_t codec_flush(struct codec_stream *stream, const struct codec *codec, uint8_t *out);

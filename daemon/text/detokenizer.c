@@ -15,12 +15,11 @@ static bool ascii_copy(uint8_t *to, const uint8_t *from, uint32_t bytes)
     return seen < 0x80;
 }
 
-static uint32_t push(struct detokenizer *d, const uint8_t *text, uint32_t text_bytes, uint8_t *out)
+static __attribute__((noinline)) uint32_t push_any(struct detokenizer *d, const uint8_t *text,
+                                                   uint32_t text_bytes, uint8_t *out)
 {
     SCRATCH uint8_t all[sizeof d->held + DETOKENIZER_TOKEN_BYTES_MAX];
     uint32_t bytes = d->held_bytes + text_bytes, written = 0;
-    if (d->held_bytes == 0 && ascii_copy(out, text, text_bytes)) /* nearly always */
-        return text_bytes;
     memcpy(all, d->held, d->held_bytes);
     memcpy(all + d->held_bytes, text, text_bytes);
     d->held_bytes = 0;
@@ -37,6 +36,14 @@ static uint32_t push(struct detokenizer *d, const uint8_t *text, uint32_t text_b
     return written;
 }
 
+static inline uint32_t push(struct detokenizer *d, const uint8_t *text, uint32_t text_bytes,
+                            uint8_t *out)
+{
+    if (d->held_bytes == 0 && ascii_copy(out, text, text_bytes)) /* nearly always */
+        return text_bytes;
+    return push_any(d, text, text_bytes, out);
+}
+
 uint32_t detokenizer_push(struct detokenizer *d, const struct tokenizer *tokenizer, uint32_t token,
                           uint8_t *out)
 {
@@ -46,6 +53,27 @@ uint32_t detokenizer_push(struct detokenizer *d, const struct tokenizer *tokeniz
         return 0;
     d->started = true;
     return push(d, text, bytes, out);
+}
+
+uint32_t detokenizer_push_all(struct detokenizer *d, const struct tokenizer *tokenizer,
+                              const uint32_t *tokens, uint32_t count, uint8_t *out)
+{
+    uint32_t written = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t bytes;
+        if (d->started && d->held_bytes == 0) {
+            i += tokenizer_texts_of(tokenizer, tokens + i, count - i, out + written, &bytes);
+            written += bytes;
+            if (i == count)
+                break;
+        }
+        const uint8_t *text = tokenizer_text_of(tokenizer, tokens[i], !d->started, &bytes);
+        if (!text)
+            continue;
+        d->started = true;
+        written += push(d, text, bytes, out + written);
+    }
+    return written;
 }
 
 uint32_t detokenizer_push_byte(struct detokenizer *d, uint8_t byte, uint8_t *out)

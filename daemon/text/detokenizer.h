@@ -26,6 +26,9 @@ struct detokenizer { /* zeroed: at the beginning */
  * have, as models with a padded vocabulary may choose, has no text. */
 uint32_t detokenizer_push(struct detokenizer *detokenizer, const struct tokenizer *tokenizer,
                           uint32_t token, uint8_t *out);
+/* Of some, one behind the other: out[count * DETOKENIZER_PUSH_BYTES_MAX]. */
+uint32_t detokenizer_push_all(struct detokenizer *detokenizer, const struct tokenizer *tokenizer,
+                              const uint32_t *tokens, uint32_t count, uint8_t *out);
 /* The same for a token that stands for one byte. */
 uint32_t detokenizer_push_byte(struct detokenizer *detokenizer, uint8_t byte, uint8_t *out);
 /* What is held back, as no more tokens come: out[3]. */

@@ -231,6 +231,25 @@ bool tokenizer_encode(const struct tokenizer *t, struct tokenizer_scratch *s,
 
 /* ---- text of tokens ---------------------------------------------------------------------------- */
 
+/* A program's text is made again and again, so that a token costs but a few instructions. */
+uint32_t tokenizer_texts_of(const struct tokenizer *t, const uint32_t *tokens, uint32_t count,
+                            uint8_t *out, uint32_t *ret_bytes)
+{
+    uint32_t bytes = 0, i;
+    for (i = 0; i < count && tokens[i] < t->vocabulary.count; i++) {
+        const struct vocabulary_entry *e = &t->vocabulary.entries[tokens[i]];
+        if ((e->flags & (VOCABULARY_ASCII | VOCABULARY_SILENT)) != VOCABULARY_ASCII)
+            break;
+        if (e->decoded_bytes <= VOCABULARY_SLACK_BYTES)
+            memcpy(out + bytes, e->decoded, VOCABULARY_SLACK_BYTES); /* behind it anything */
+        else
+            memcpy(out + bytes, e->decoded, e->decoded_bytes);
+        bytes += e->decoded_bytes;
+    }
+    *ret_bytes = bytes;
+    return i;
+}
+
 const uint8_t *tokenizer_text_of(const struct tokenizer *t, uint32_t token, bool begins,
                                  uint32_t *ret_bytes)
 {

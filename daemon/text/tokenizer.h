@@ -56,6 +56,10 @@ bool tokenizer_encode(const struct tokenizer *tokenizer, struct tokenizer_scratc
 /* Any bytes to valid UTF-8 in out[3 * bytes]; see utf8.h. Returns how many. */
 uint64_t tokenizer_clean(const uint8_t *text, uint64_t bytes, uint8_t *out);
 
+/* What the first of some tokens add to a text that has begun, as long as it is ASCII: to out[8 + what it is]. Returns how
+ * many tokens. */
+uint32_t tokenizer_texts_of(const struct tokenizer *tokenizer, const uint32_t *tokens,
+                            uint32_t count, uint8_t *out, uint32_t *ret_bytes);
 /* What a token adds to a text that has begun, or begins with it; NULL with *ret_bytes 0: nothing. */
 const uint8_t *tokenizer_text_of(const struct tokenizer *tokenizer, uint32_t token, bool begins,
                                  uint32_t *ret_bytes);

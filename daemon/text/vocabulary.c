@@ -17,7 +17,7 @@ int vocabulary_init(struct vocabulary *v, uint32_t count, uint64_t blob_bytes)
     v->blob_bytes = blob_bytes;
     v->entries = calloc(count ? count : 1, sizeof *v->entries);
     v->table = malloc(slots * sizeof *v->table);
-    v->blob = malloc(blob_bytes ? blob_bytes : 1);
+    v->blob = calloc(1, blob_bytes + VOCABULARY_SLACK_BYTES);
     if (!v->entries || !v->table || !v->blob)
         return -ENOMEM;
     memset(v->table, 0xff, slots * sizeof *v->table);
@@ -70,6 +70,10 @@ void vocabulary_set_decoded(struct vocabulary *v, uint32_t id, const void *text,
     struct vocabulary_entry *e = &v->entries[id];
     e->decoded = blob_add(v, text, bytes);
     e->decoded_bytes = (uint16_t)bytes;
+    uint8_t seen = 0;
+    for (uint32_t i = 0; i < bytes; i++)
+        seen |= e->decoded[i];
+    e->flags = (uint8_t)(seen < 0x80 ? e->flags | VOCABULARY_ASCII : e->flags & ~VOCABULARY_ASCII);
 }
 
 uint32_t vocabulary_find(const struct vocabulary *v, const void *text, uint64_t bytes)

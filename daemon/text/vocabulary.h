@@ -11,11 +11,13 @@
 #define VOCABULARY_NONE UINT32_MAX
 #define VOCABULARY_COUNT_MAX (1u << 21)
 #define VOCABULARY_TEXT_BYTES_MAX 1024u
+#define VOCABULARY_SLACK_BYTES 8u /* that may be read behind a text's end */
 
 enum vocabulary_flag {
     VOCABULARY_SILENT = 1,  /* a special token: it has no text in output */
     VOCABULARY_CONTROL = 2, /* no text of a user may become it */
     VOCABULARY_ADDED = 4,   /* one of added_tokens */
+    VOCABULARY_ASCII = 8,   /* decoded: and nothing else is in it */
 };
 
 struct vocabulary_entry {

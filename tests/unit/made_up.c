@@ -10,6 +10,7 @@
 #include <unistd.h>
 #include <cmocka.h>
 
+#include "daemon/base/reserve.h"
 #include "daemon/program/profile.h"
 
 /* ---- a scheduler that makes things up ---------------------------------------------------------- */
@@ -28,9 +29,12 @@ static struct sched *sched_make(bool is_reward)
 {
     struct sched *s = calloc(1, sizeof *s);
     CHECK(s, "%m");
-    s->seqs = calloc(SEQS_MAX, sizeof *s->seqs);
+    s->seqs = reserve_dense(SEQS_MAX * sizeof *s->seqs);
     s->order = calloc(SEQS_MAX, sizeof *s->order);
-    CHECK(s->seqs && s->order, "%m");
+    s->tokens = calloc((size_t)SEQS_MAX * CONTEXT, sizeof *s->tokens);
+    CHECK(s->seqs && s->order && s->tokens, "%m");
+    for (uint32_t i = 0; i < SEQS_MAX; i++)
+        s->seqs[i].tokens = s->tokens + (size_t)i * CONTEXT;
     s->is_reward = is_reward;
     return s;
 }
@@ -39,7 +43,8 @@ static void sched_unmake(struct sched *s)
 {
     assert_int_equal(s->used, 0);
     free(s->order);
-    free(s->seqs);
+    free(s->tokens);
+    unreserve(s->seqs, SEQS_MAX * sizeof *s->seqs);
     free(s);
 }
 
@@ -172,7 +177,8 @@ bool sched_next(struct sched *s, struct sched_result *ret)
         if (q->stem) {
             ret->kind = SCHED_READY;
             if (q->args.want & SCHED_WANT_SCORE)
-                ret->score = score_of(q->tokens, q->count);
+                ret->score = is_measured ? (float)(rng_u32(q->args.seed, q->count, idx) % 997) / 997
+                                         : score_of(q->tokens, q->count);
             if (q->args.want & SCHED_WANT_SCORE && read_score)
                 read_score(q);
             state_set(s, q, PAUSED);

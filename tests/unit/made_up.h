@@ -24,12 +24,13 @@ struct seq {
     struct sched_seq_args args;
     uint32_t count; /* tokens */
     uint32_t own_first;
-    uint32_t told; /* of own */
-    uint32_t tokens[CONTEXT];
+    uint32_t told;    /* of own */
+    uint32_t *tokens; /* [CONTEXT], apart: what a step looks at is dense, as a scheduler's is */
 };
 
 struct sched {
     struct seq *seqs;
+    uint32_t *tokens;             /* [SEQS_MAX, CONTEXT] */
     uint64_t runs[SEQS_MAX / 64]; /* a bit for each that RUNS */
     uint32_t fresh;
     uint32_t taken; /* none below is free */

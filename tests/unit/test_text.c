@@ -79,7 +79,7 @@ static void bytes_stream_as_whole_characters(void **state)
                 &rng, 14)]);
         uint64_t want_bytes = tokenizer_clean(bytes, count, want);
         struct codec_stream stream;
-        codec_stream_init(&stream, NULL, NULL, 0, false);
+        codec_stream_init(&stream, NULL);
         for (uint32_t i = 0; i < count; i++) {
             CHECK(!codec_push(&stream, NULL, bytes[i], got + got_bytes, &more), "no stops");
             for (uint32_t at = 0, code; at < more; at += part) {

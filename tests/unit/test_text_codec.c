@@ -325,7 +325,9 @@ static void streams_stop_across_tokens(void **state)
         struct codec_stream stream;
         uint32_t bytes = 0, more, i;
         bool stopped = false;
-        codec_stream_init(&stream, codec, stops, 6, include);
+        struct stops found;
+        stops_init(&found, stops, 6, include);
+        codec_stream_init(&stream, &found);
         for (i = 0; i < count && !stopped; i++, bytes += more)
             stopped = codec_push(&stream, codec, ids[i], got + bytes, &more);
         assert_true(stopped && i < count);

@@ -406,7 +406,7 @@ static double tokens_after(const struct reasoner *r, const struct sample *sample
     struct codec_stream stream;
     uint8_t out[CODEC_PUSH_BYTES_MAX];
     uint32_t n = 0, more;
-    codec_stream_init(&stream, r->codec, NULL, 0, false);
+    codec_stream_init(&stream, NULL);
     for (size_t done = 0; n < sample->count && done < bytes; n++, done += more)
         (void)codec_push(&stream, r->codec, sample->tokens[n], out, &more); /* no stops */
     return 1 - (double)n / sample->count;

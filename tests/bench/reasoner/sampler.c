@@ -89,7 +89,7 @@ static void finish(struct sampler *s, uint32_t user)
     sample->mean_log_probability =
         sample->count ? (float)(place->log_sum / (sample->count + sample->ended)) : 0;
     struct codec_stream stream;
-    codec_stream_init(&stream, s->codec, NULL, 0, false);
+    codec_stream_init(&stream, NULL);
     sample->text = need(calloc(sample->count + 1, CODEC_PUSH_BYTES_MAX));
     uint32_t bytes = 0, more;
     for (uint32_t i = 0; i < sample->count; i++, bytes += more)
