@@ -284,7 +284,7 @@ BENCH  := $(if $(BENCH_SRC),$(B)/bin/bench-ipc) $(if $(DYN_BENCH_SRC),$(B)/bin/d
 
 $(patsubst %.c,$(B)/%,$(filter tests/ipc/test_%,$(TEST_SRC))): $(call obj,$(IPC_LIB))
 $(patsubst %.c,$(B)/%,$(filter tests/unit/test_cuda_%,$(TEST_SRC))): $(HOST_CUDA) | $(FAKE_DRIVER) $(if $(CUDA_SRC),cuda)
-$(B)/tests/unit/test_calibrate $(B)/tests/unit/test_livelog: $(call obj,$(filter-out %/main.c,$(CALIBRATE_SRC)))
+$(B)/tests/unit/test_calibrate $(B)/tests/unit/test_cross $(B)/tests/unit/test_livelog: $(call obj,$(filter-out %/main.c,$(CALIBRATE_SRC)))
 $(B)/tests/unit/test_batch: $(call obj,$(addprefix tests/bench/,batch/stats.c batch/log.c dynasor/tasks.c))
 $(B)/tests/unit/test_ridge: $(call obj,$(addprefix tests/bench/,batch/ridge.c batch/stats.c dynasor/tasks.c))
 $(B)/tests/unit/test_reasoner_tasks: $(call obj,tests/bench/dynasor/tasks.c)

@@ -11,7 +11,7 @@
  * anybody between, and together may have no more branches than there are.
  *
  * Thread: control. Memory: fixed at batches_new(). Time: O(1) a call for members that come in order; a round
- * is O(members squared), of 512 about 0.5 ms. Fails: never. */
+ * is O(n log n) in the members, of 512 below 0.1 ms. Fails: never. */
 #pragma once
 #include "daemon/program/budget.h"
 #include "daemon/program/program.h"

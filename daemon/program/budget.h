@@ -5,7 +5,7 @@
  * round shares out what remains. A round is a function of the members in their order in the batch,
  * so it does not matter which program reached it first.
  *
- * Thread: any. Memory: the caller's. Time: members squared.
+ * Thread: any. Memory: the caller's. Time: n log n in the members.
  * Fails: never; never grants more than the total. */
 #pragma once
 #include <stdbool.h>
@@ -20,6 +20,7 @@ struct budget_member {
     bool settled;        /* stopped, given up or at its end */
     double priority;     /* higher first; equal ones in order of the batch */
     uint32_t knob_grant; /* result: it may reach this knob */
+    uint32_t order;      /* budget_round()'s own */
 };
 
 struct budget {

@@ -9,6 +9,7 @@
 #include "daemon/base/hash.h"
 #include "daemon/program/livelog_impl.h"
 #include "dynasor/types.h"
+#include "shm/atomic.h"
 
 #define RING 4096u         /* answers of one poll */
 #define PIPE_BYTES 1048576 /* 8,192 answers that the disk is behind */
@@ -16,8 +17,18 @@
 #define PROMPT_HASHED_BYTES 4096u /* of its start, and of its end */
 
 struct live_program {
-    uint64_t serial; /* 0: nothing of it was taken */
-    bool lost;       /* something of it was; it is counted at its end */
+    uint64_t serial;  /* 0: nothing of it was taken */
+    uint32_t slot;    /* of its profile */
+    uint32_t changes; /* of that, when it began */
+    uint32_t version; /* place + 1; 0: there was none left, or it has no profile */
+    bool lost;        /* something of it was; it is counted at its end */
+};
+
+struct version_use { /* of a place */
+    uint64_t put;    /* records in the pipe up to the last one that names it */
+    uint32_t slot;
+    uint32_t changes;
+    uint32_t users; /* programs that run */
 };
 
 struct livelog {
@@ -25,6 +36,13 @@ struct livelog {
     struct live_program *programs; /* [programs_max] by handle */
     uint64_t serials;
     uint64_t lost; /* programs, on this side of the pipe */
+    uint64_t put;  /* records, into the pipe */
+    uint64_t took; /* records, out of it: the thread's */
+    const struct profiles *profiles;
+    struct live_version *versions; /* [LIVE_VERSIONS] likewise the next */
+    struct version_use uses[LIVE_VERSIONS];
+    uint64_t versions_count; /* kept so far */
+    uint32_t hand;           /* the next place to look at */
     int read_fd;
     int write_fd;
     uint32_t block_count;
@@ -43,7 +61,10 @@ int livelog_new(const struct livelog_config *config, struct livelog **ret_log,
     log->observer =
         (struct observer){.ring = calloc(RING, sizeof *log->observer.ring), .size = RING};
     log->programs = calloc(config->programs_max, sizeof *log->programs);
-    int r = log->observer.ring && log->programs ? 0 : -ENOMEM;
+    for (uint32_t i = 0; log->programs && i < config->programs_max; i++)
+        log->programs[i].slot = PROFILES_NONE;
+    log->versions = calloc(LIVE_VERSIONS, sizeof *log->versions);
+    int r = log->observer.ring && log->programs && log->versions ? 0 : -ENOMEM;
     if (r == 0 && pipe2(fds, O_CLOEXEC) != 0)
         r = -errno;
     log->read_fd = fds[0];
@@ -55,7 +76,7 @@ int livelog_new(const struct livelog_config *config, struct livelog **ret_log,
     else
         (void)fcntl(fds[1], F_SETPIPE_SZ, PIPE_BYTES); /* what it is otherwise will do */
     if (r == 0)
-        r = live_file_new(config, &log->file, ret_message);
+        r = live_file_new(config, log->versions, &log->file, ret_message);
     if (r < 0) {
         livelog_free(log);
         return r;
@@ -72,6 +93,7 @@ void livelog_free(struct livelog *log)
     if (log->read_fd >= 0)
         (void)close(log->read_fd); /* a pipe that was read to its end */
     live_file_free(log->file);
+    free(log->versions);
     free(log->programs);
     free(log->observer.ring);
     free(log);
@@ -89,6 +111,7 @@ void livelog_run(struct livelog *log)
             return;
         for (size_t i = 0; i < (size_t)got / sizeof records[0]; i++)
             live_file_take(log->file, &records[i]);
+        shm_store_release_u64(&log->took, log->took + (size_t)got / sizeof records[0]);
     }
 }
 
@@ -128,6 +151,8 @@ void livelog_flush(struct livelog *log)
     ssize_t put = write(log->write_fd, log->block, bytes); /* all of it or nothing */
     if (put != (ssize_t)bytes)
         block_lost(log);
+    else
+        log->put += log->block_count;
     log->block_count = 0;
 }
 
@@ -137,7 +162,7 @@ static struct live_record *record_add(struct livelog *log, uint32_t program, enu
     if (log->block_count == BLOCK)
         livelog_flush(log);
     if (p->serial == 0)
-        *p = (struct live_program){.serial = ++log->serials};
+        p->serial = ++log->serials;
     struct live_record *record = &log->block[log->block_count++];
     memset(record, 0, sizeof *record);
     record->program = program;
@@ -145,6 +170,79 @@ static struct live_record *record_add(struct livelog *log, uint32_t program, enu
     record->serial = p->serial;
     return record;
 }
+
+/* ---- profiles ------------------------------------------------------------------------------------ */
+
+/* A place whose version nobody needs any more; LIVE_VERSIONS: there is none. */
+static uint32_t version_place(struct livelog *log)
+{
+    uint64_t took = shm_load_acquire_u64(&log->took);
+    for (uint32_t i = 0; i < LIVE_VERSIONS; i++) {
+        uint32_t place = (log->hand + i) % LIVE_VERSIONS;
+        if (log->uses[place].users == 0 && log->uses[place].put <= took) {
+            log->hand = place + 1;
+            return place;
+        }
+    }
+    return LIVE_VERSIONS;
+}
+
+static uint32_t version_of(struct livelog *log, uint32_t slot, uint32_t changes)
+{
+    uint32_t place = 0;
+    while (place < LIVE_VERSIONS &&
+           (log->versions[place].serial == 0 || log->uses[place].slot != slot ||
+            log->uses[place].changes != changes))
+        place++;
+    if (place == LIVE_VERSIONS && (place = version_place(log)) < LIVE_VERSIONS) {
+        log->versions[place].profile = log->profiles->all[slot];
+        log->versions[place].serial = ++log->versions_count;
+        log->uses[place] = (struct version_use){.slot = slot, .changes = changes};
+    }
+    return place;
+}
+
+void livelog_begin(struct livelog *log, uint32_t program, const struct profiles *profiles,
+                   uint32_t slot)
+{
+    struct live_program *p = &log->programs[program];
+    ASSERT(p->serial == 0 && p->version == 0);
+    log->profiles = profiles;
+    *p = (struct live_program){.slot = slot};
+    if (slot == PROFILES_NONE)
+        return;
+    p->changes = profiles->changes[slot];
+    uint32_t place = version_of(log, slot, p->changes);
+    if (place == LIVE_VERSIONS)
+        return;
+    log->uses[place].users++;
+    p->version = place + 1;
+}
+
+static void program_forget(struct livelog *log, uint32_t program)
+{
+    struct live_program *p = &log->programs[program];
+    if (p->version > 0)
+        log->uses[p->version - 1].users--;
+    *p = (struct live_program){.slot = PROFILES_NONE};
+}
+
+/* Into its last record, which is the latest of the block. */
+static void profile_say(struct livelog *log, const struct live_program *p, struct live_end *end)
+{
+    if (p->slot == PROFILES_NONE)
+        return;
+    const char *name = log->profiles->all[p->slot].name;
+    size_t bytes = strlen(name);
+    ASSERT(bytes < sizeof end->profile);
+    memcpy(end->profile, name, bytes); /* zeros follow */
+    end->version = p->version;
+    end->changed = log->profiles->changes[p->slot] != p->changes;
+    if (p->version > 0)
+        log->uses[p->version - 1].put = log->put + log->block_count;
+}
+
+/* ---- programs ------------------------------------------------------------------------------------ */
 
 void livelog_take(struct livelog *log)
 {
@@ -195,17 +293,15 @@ void livelog_end(struct livelog *log, const struct livelog_end *end)
                           .path_tokens = end->path_tokens,
                           .charged_tokens = end->cost.decoded_tokens + end->cost.reward_tokens,
                           .problem = problem_of(end->prompt, end->prompt_bytes)};
-    size_t name = strlen(end->profile);
-    ASSERT(name < sizeof record->u.end.profile);
-    memcpy(record->u.end.profile, end->profile, name); /* zeros follow */
-    log->programs[end->program] = (struct live_program){0};
+    profile_say(log, &log->programs[end->program], &record->u.end);
+    program_forget(log, end->program);
 }
 
 void livelog_forget(struct livelog *log, uint32_t program)
 {
     if (log->programs[program].serial > 0)
         (void)record_add(log, program, LIVE_FORGET);
-    log->programs[program] = (struct live_program){0};
+    program_forget(log, program);
 }
 
 void livelog_stats(struct livelog *log, struct livelog_stats *ret_stats)

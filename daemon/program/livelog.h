@@ -1,6 +1,7 @@
 /* daemon/program/livelog.h — the run log of a daemon at work: every program that came to an answer, as
  * runlog.h has it, into a file that dynasor-calibrate --shadow reads. Groups of answers, tokens and
- * signals; no prompt, no text, no label.
+ * signals, and the profiles that were in force, with what was changed of them at run time; no prompt, no text,
+ * no label.
  *
  * Answers come from the observer of the runs (observe.h), once a poll, and go with each program's end as
  * records of one size through a pipe that never waits to a thread that keeps them until the end, writes
@@ -19,7 +20,7 @@
 
 #include "daemon/base/message.h"
 #include "daemon/program/observe.h"
-#include "daemon/program/profile.h"
+#include "daemon/program/profiles.h"
 #include "daemon/program/run.h"
 
 #define LIVELOG_FILE_BYTES_MIN 1048576u
@@ -44,6 +45,10 @@ void livelog_stop(struct livelog *log);
 /* For runs_new(). */
 struct observer *livelog_observer(struct livelog *log);
 
+/* The program is about to decode under the profile in this slot, or PROFILES_NONE. Both are there until it has ended. */
+void livelog_begin(struct livelog *log, uint32_t program, const struct profiles *profiles,
+                   uint32_t slot);
+
 struct livelog_end {
     uint32_t program;   /* handle */
     uint32_t algorithm; /* enum dynasor_algorithm */
@@ -55,7 +60,6 @@ struct livelog_end {
     bool of_batch;
     uint32_t answers_count; /* that were observed, if none was lost */
     struct run_cost cost;
-    const char *profile; /* name */
     const uint8_t *prompt;
     uint32_t prompt_bytes;
 };

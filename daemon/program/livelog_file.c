@@ -53,8 +53,9 @@ struct live_file {
     int fd;
     char header[HEADER_BYTES];
     size_t header_bytes;
-    char *text;                 /* [TEXT_BYTES] */
-    FILE *lines;                /* writes there */
+    char *text;  /* [TEXT_BYTES] */
+    FILE *lines; /* writes there */
+    struct live_profiles profiles;
     struct livelog_stats stats; /* written here, read by any thread */
 };
 
@@ -174,20 +175,75 @@ static int cut_piece(struct live_file *f)
     return ftruncate(f->fd, (off_t)start) == 0 ? 0 : -errno;
 }
 
-static int file_open(struct live_file *f)
+/* Lines go with the header that they stand under. */
+enum header { HEADER_OURS, HEADER_PIECE /* of it, or nothing */, HEADER_OTHER };
+
+static int header_look(const struct live_file *f, enum header *ret_header)
+{
+    char text[HEADER_BYTES], what[RUNLOG_MESSAGE_BYTES];
+    struct runlog_layout layout;
+    ssize_t got = pread(f->fd, text, sizeof text - 1, 0);
+    if (got < 0)
+        return -errno;
+    text[got] = '\0';
+    size_t bytes = strlen(text); /* zeros: lost when the machine went down */
+    *ret_header = bytes >= f->header_bytes ? HEADER_OURS : HEADER_PIECE;
+    if (memcmp(text, f->header, bytes < f->header_bytes ? bytes : f->header_bytes) == 0)
+        return 0;
+    *ret_header = HEADER_OTHER;
+    text[strcspn(text, "\n")] = '\0';
+    return runlog_parse_header(text, &layout, what);
+}
+
+static int file_open_at(struct live_file *f, bool *ret_other)
 {
     struct stat st;
+    enum header header = HEADER_PIECE;
     f->fd = open(f->path, O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0640);
     int r = f->fd < 0 || fstat(f->fd, &st) != 0 ? -errno : S_ISREG(st.st_mode) ? 0 : -EINVAL;
+    if (r == 0)
+        r = header_look(f, &header);
     if (r == 0) {
         f->file_bytes = (uint64_t)st.st_size;
-        r = cut_piece(f);
+        r = header == HEADER_OTHER ? 0 : cut_piece(f);
     }
-    if (r == 0 && f->file_bytes == 0)
+    if (r == 0 && f->file_bytes == 0) {
         r = write_all(f, f->header, f->header_bytes);
+        header = HEADER_OURS;
+    }
+    *ret_other = header != HEADER_OURS;
     if (r < 0)
         file_close(f);
+    live_profiles_forget(&f->profiles);
     return r;
+}
+
+/* FILE is FILE.1 from now on. */
+static int file_put_away(struct live_file *f, const char *why)
+{
+    struct stat old;
+    bool gone = stat(f->old_path, &old) == 0;
+    if (rename(f->path, f->old_path) != 0)
+        return -errno;
+    if (gone)
+        log_info("log of programs: %s %s and now %s, whose %llu bytes of before are gone", f->path,
+                 why, f->old_path, (unsigned long long)old.st_size);
+    else
+        log_info("log of programs: %s %s and now %s", f->path, why, f->old_path);
+    file_close(f);
+    return 0;
+}
+
+static int file_open(struct live_file *f)
+{
+    bool other = false;
+    int r = file_open_at(f, &other);
+    if (r < 0 || !other)
+        return r;
+    r = file_put_away(f, "has other columns");
+    if (r == 0)
+        r = file_open_at(f, &other);
+    return r < 0 || !other ? r : -EBUSY;
 }
 
 /* Somebody may have moved the file away, or it could not be opened when the one before was full. */
@@ -216,21 +272,12 @@ static int header_make(struct live_file *f)
 
 static int turn_over(struct live_file *f)
 {
-    struct stat old;
-    bool gone = stat(f->old_path, &old) == 0;
-    if (rename(f->path, f->old_path) != 0)
-        return -errno;
-    if (gone)
-        log_info("log of programs: %s is full and now %s, whose %llu bytes of before are gone",
-                 f->path, f->old_path, (unsigned long long)old.st_size);
-    else
-        log_info("log of programs: %s is full and now %s", f->path, f->old_path);
-    file_close(f);
-    return file_open(f);
+    int r = file_put_away(f, "is full");
+    return r == 0 ? file_open(f) : r;
 }
 
-int live_file_new(const struct livelog_config *config, struct live_file **ret_file,
-                  char ret_message[MESSAGE_BYTES])
+int live_file_new(const struct livelog_config *config, const struct live_version *versions,
+                  struct live_file **ret_file, char ret_message[MESSAGE_BYTES])
 {
     struct live_file *f = calloc(1, sizeof *f);
     if (!f)
@@ -246,6 +293,8 @@ int live_file_new(const struct livelog_config *config, struct live_file **ret_fi
     f->lines = f->text ? fmemopen(f->text, TEXT_BYTES, "w") : NULL;
     bool fits = strlen(config->path) < sizeof f->path;
     int r = !f->programs || !f->kept || !f->lines ? -ENOMEM : fits ? 0 : -ENAMETOOLONG;
+    if (r == 0)
+        r = live_profiles_init(&f->profiles, versions);
     if (r == 0) {
         (void)snprintf(f->path, sizeof f->path, "%s", config->path);      /* fits */
         (void)snprintf(f->old_path, sizeof f->old_path, "%s.1", f->path); /* likewise */
@@ -256,7 +305,8 @@ int live_file_new(const struct livelog_config *config, struct live_file **ret_fi
     if (r < 0) {
         live_file_free(f);
         return message_refuse(ret_message, r, "[log] programs = %s: %s", config->path,
-                              strerror(-r));
+                              r == -EINVAL ? "accepted a new file, or one of this log"
+                                           : strerror(-r));
     }
     *ret_file = f;
     return 0;
@@ -267,6 +317,7 @@ void live_file_free(struct live_file *f)
     if (!f)
         return;
     file_close(f);
+    live_profiles_free(&f->profiles);
     if (f->lines)
         (void)fclose(f->lines); /* memory */
     free(f->text);
@@ -319,6 +370,7 @@ struct writing {
     uint64_t rest;   /* charged, but part of no answer: on top of each */
     uint64_t own;    /* of answers so far */
     uint64_t probes; /* likewise */
+    char version[20];
     char name[48];
     char problem[24];
     char answer[16];
@@ -338,6 +390,19 @@ static void row_begin(struct writing *w, struct runlog_row *row, uint32_t n, uin
     row->knob = w->end->knob;
     row->cap = w->end->cap;
     row->profile = w->end->profile;
+    row->version = w->version;
+    row->batch = w->end->of_batch;
+}
+
+static void version_say(struct writing *w)
+{
+    const struct live_end *end = w->end;
+    uint64_t digits =
+        end->version > 0 ? live_profiles_digits(&w->file->profiles, end->version - 1) : 0;
+    if (end->changed)
+        (void)snprintf(w->version, sizeof w->version, "%s", RUNLOG_CHANGED); /* fits, like that */
+    else if (end->version > 0)
+        (void)snprintf(w->version, sizeof w->version, "%016llx", (unsigned long long)digits);
 }
 
 static uint32_t group_at(const struct live_file *f, const struct gathered *g, uint32_t n)
@@ -355,6 +420,7 @@ static void answer_write(struct writing *w, const struct live_answer *a)
     row_begin(w, &row, a->n + 1, a->group);
     w->own += own_tokens(a, algorithm);
     bool chain = algorithm == DYNASOR_ALGORITHM_COT;
+    row.charged_tokens = chain ? a->charged_tokens : 0;
     row.tokens = chain ? a->at_tokens : is_flat(algorithm) ? w->own + w->rest : a->charged_tokens;
     uint32_t now = chain || a->winner > a->n ? a->group : group_at(w->file, w->program, a->winner);
     (void)snprintf(w->answer_now, sizeof w->answer_now, "%u", now); /* fits */
@@ -383,6 +449,7 @@ static int lines_make(struct live_file *f, const struct gathered *g, const struc
     (void)snprintf(w.name, sizeof w.name, "%llx.%llu", (unsigned long long)f->life,
                    (unsigned long long)r->serial); /* fits, like the next */
     (void)snprintf(w.problem, sizeof w.problem, "%016llx", (unsigned long long)end->problem);
+    version_say(&w);
     rewind(f->lines);
     for (i = 0, at = g->first; i < g->count; i++, at = f->kept[at].next)
         answer_write(&w, &f->kept[at].answer);
@@ -391,6 +458,7 @@ static int lines_make(struct live_file *f, const struct gathered *g, const struc
         struct runlog_row row;
         row_begin(&w, &row, g->count + 1, end->group);
         row.tokens = end->path_tokens;
+        row.charged_tokens = end->charged_tokens;
         row.answer_now = row.answer;
         (void)runlog_write(f->lines, &row); /* likewise */
     }
@@ -449,6 +517,27 @@ static void lost(struct live_file *f, const char *why)
     f->said_ns = now_ns;
 }
 
+/* The lines in text, and above them the profile, if the file does not have it. */
+static int lines_put(struct live_file *f, const struct live_end *end, size_t bytes)
+{
+    bool named = end->version > 0 && !end->changed;
+    const char *line = NULL;
+    int r = file_be_there(f);
+    size_t line_bytes =
+        r == 0 && named ? live_profiles_line(&f->profiles, end->version - 1, &line) : 0;
+    if (r == 0 && f->file_bytes + line_bytes + bytes > f->file_bytes_max) {
+        r = turn_over(f);
+        line_bytes =
+            r == 0 && named ? live_profiles_line(&f->profiles, end->version - 1, &line) : 0;
+    }
+    if (r == 0 && line_bytes > 0) {
+        r = write_all(f, line, line_bytes);
+        if (r == 0)
+            live_profiles_put(&f->profiles, end->version - 1);
+    }
+    return r < 0 ? r : write_all(f, f->text, bytes);
+}
+
 static void end_take(struct live_file *f, const struct gathered *g,
                      const struct live_record *record)
 {
@@ -461,11 +550,7 @@ static void end_take(struct live_file *f, const struct gathered *g,
     if (r == 0 && bytes == 0)
         return; /* it gave no answer */
     if (r == 0)
-        r = file_be_there(f);
-    if (r == 0 && f->file_bytes + bytes > f->file_bytes_max)
-        r = turn_over(f);
-    if (r == 0)
-        r = write_all(f, f->text, bytes);
+        r = lines_put(f, &record->u.end, bytes);
     if (r < 0)
         lost(f, strerror(-r));
     else

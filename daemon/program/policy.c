@@ -7,10 +7,16 @@
 
 /* ---- what a view shows -------------------------------------------------------------------------- */
 
-uint32_t policy_bin(double signal)
+const struct policy_edges policy_tenths = {10, {0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1}};
+
+uint32_t policy_bin(const struct policy_edges *edges, double signal)
 {
-    double tenths = floor(signal * (POLICY_BINS - 1) + CERTAINDEX_EQUAL);
-    return tenths > 0 ? (uint32_t)fmin(tenths, POLICY_BINS - 1) : 0;
+    uint32_t bin = 0;
+    ASSERT(edges->count <= POLICY_EDGES_MAX);
+    while (bin < edges->count && signal >= edges->at[bin] - CERTAINDEX_EQUAL) {
+        bin++;
+    }
+    return bin;
 }
 
 /* The bar is a percentile with linear interpolation, as in the published code. */
@@ -114,10 +120,11 @@ static bool is_certain(const struct policy_options *options, uint32_t knob,
 }
 
 /* A signal that is unknown is the least certain. */
-static uint32_t signal_bin(const struct policy_options *options, const struct certaindex *seen)
+static uint32_t signal_bin(const struct policy_options *options, const struct policy_edges *edges,
+                           const struct certaindex *seen)
 {
     bool known = (seen->known & 1u << options->curve_signal) != 0;
-    return known ? policy_bin(seen->value[options->curve_signal]) : 0;
+    return known ? policy_bin(edges, seen->value[options->curve_signal]) : 0;
 }
 
 static uint32_t curve_total(const struct policy_options *options, const struct policy_view *view,
@@ -125,7 +132,8 @@ static uint32_t curve_total(const struct policy_options *options, const struct p
 {
     const struct policy_curve_row *row =
         row_of(options->curve, options->curve_count, sizeof options->curve[0], view->knob_done);
-    return row != NULL ? row->total[signal_bin(options, seen)] : view->knob_cap;
+    return row != NULL ? row->total[signal_bin(options, &options->curve_edges, seen)]
+                       : view->knob_cap;
 }
 
 /* ---- decisions ---------------------------------------------------------------------------------- */
@@ -340,7 +348,7 @@ static bool gives_up(const struct policy_options *options, const struct policy_v
     const struct policy_chance_row *row =
         row_of(options->chance, options->chance_count, sizeof options->chance[0], view->knob_done);
     return options->give_up_below > 0 && view->knob_done >= options->detect && row != NULL &&
-           row->chance[signal_bin(options, seen)] < options->give_up_below;
+           row->chance[signal_bin(options, &options->chance_edges, seen)] < options->give_up_below;
 }
 
 struct policy_decision policy_decide(const struct policy_options *options,

@@ -32,8 +32,8 @@ const char *policy_kind_name(enum policy_kind kind);
 
 #define POLICY_ANSWERS_MAX 1024u /* branches of one program */
 #define POLICY_ROWS_MAX 32u      /* knob values with thresholds, curves or chances of their own */
-/* A signal in [0, 1] by tenths; the last bin is 1 alone, which means all agree. */
-#define POLICY_BINS 11u
+#define POLICY_BINS_MAX 32u      /* of a signal; one more than there are edges */
+#define POLICY_EDGES_MAX 31u
 #define POLICY_WARMUP_MAX 64u
 
 enum policy_length_rule {
@@ -46,6 +46,14 @@ enum policy_posterior_rule {
     POLICY_POSTERIOR_DIRICHLET,
 };
 
+/* Where the bins of a signal begin, but for the first: above 0, ascending, at most 1. What all agree on
+ * is a bin of its own where the last edge is 1. */
+struct policy_edges {
+    uint32_t count; /* at most POLICY_EDGES_MAX */
+    double at[POLICY_EDGES_MAX];
+};
+extern const struct policy_edges policy_tenths; /* 0.1 to 1, unless a profile says others */
+
 /* Rows ascend by knob; the row of a knob is the last one that is not above it. */
 struct policy_limits_row {
     uint32_t knob;
@@ -53,11 +61,11 @@ struct policy_limits_row {
 };
 struct policy_curve_row {
     uint32_t knob;
-    uint32_t total[POLICY_BINS]; /* knob in all that a program with this signal may use */
+    uint32_t total[POLICY_BINS_MAX]; /* knob in all that a program with this signal may use */
 };
 struct policy_chance_row {
     uint32_t knob;
-    double chance[POLICY_BINS]; /* of being right at the cap */
+    double chance[POLICY_BINS_MAX]; /* of being right at the cap */
 };
 
 struct policy_options {
@@ -73,6 +81,7 @@ struct policy_options {
     uint64_t length_tokens;
 
     enum certaindex_signal curve_signal; /* also of give_up */
+    struct policy_edges curve_edges;
     uint32_t curve_count;
     struct policy_curve_row curve[POLICY_ROWS_MAX];
 
@@ -99,6 +108,7 @@ struct policy_options {
     } probe;
 
     double give_up_below; /* chance; 0: never gives up */
+    struct policy_edges chance_edges;
     uint32_t chance_count;
     struct policy_chance_row chance[POLICY_ROWS_MAX];
 };
@@ -153,7 +163,8 @@ struct policy_decision policy_decide_chain(const struct policy_options *options,
 void policy_measure(const struct policy_options *options, const struct policy_view *view,
                     struct certaindex *ret_seen);
 
-uint32_t policy_bin(double signal);
+/* How many edges are at or below it; what is no number is in bin 0. */
+uint32_t policy_bin(const struct policy_edges *edges, double signal);
 
 /* Chance that the leading answer of these counts stays the leading one. Beta: the two largest
  * groups, uniform prior, P(p1 > 1/2) for Beta(c1 + 1, c2 + 1). Dirichlet: P(p1 is the largest) for

@@ -8,7 +8,6 @@
 #include "daemon/base/assert.h"
 
 #define KNOB_MAX 16777216.0 /* the largest knob is a chain's tokens */
-#define LIST_MAX 16u
 
 enum key_type {
     KEY_NAME, /* characters that survive everywhere; max is the room */
@@ -87,6 +86,7 @@ _Static_assert(sizeof(enum policy_kind) == 4 && sizeof(enum certaindex_signal) =
 enum row_section { ROWS_CURVE = CERTAINDEX_SIGNALS, ROWS_CHANCE, ROW_SECTIONS };
 static const char *const row_names[ROW_SECTIONS] = {"certainty",  "reward", "agreement",
                                                     "confidence", "curve",  "chance"};
+#define EDGES_KEY "edges" /* of the bins of curve and chance, which their rows have values for */
 
 __attribute__((format(printf, 2, 3))) static int refuse(char message[PROFILE_MESSAGE_BYTES],
                                                         const char *format, ...)
@@ -223,7 +223,7 @@ struct row_table {
     void *rows;
     uint32_t *count;
     size_t row_bytes;
-    uint32_t values; /* of one line */
+    struct policy_edges *edges; /* of its bins; NULL: a row is one value */
     double max;
     bool whole;
 };
@@ -232,14 +232,21 @@ static struct row_table row_table(struct profile *profile, uint32_t section)
 {
     struct policy_options *p = &profile->policy;
     if (section == ROWS_CURVE) {
-        return (struct row_table){p->curve,    &p->curve_count, sizeof p->curve[0],
-                                  POLICY_BINS, KNOB_MAX,        true};
+        return (struct row_table){p->curve,        &p->curve_count, sizeof p->curve[0],
+                                  &p->curve_edges, KNOB_MAX,        true};
     }
     if (section == ROWS_CHANCE) {
-        return (struct row_table){p->chance, &p->chance_count, sizeof p->chance[0], POLICY_BINS, 1,
-                                  false};
+        return (struct row_table){
+            p->chance, &p->chance_count, sizeof p->chance[0], &p->chance_edges, 1, false};
     }
-    return (struct row_table){p->limits, &p->limits_count, sizeof p->limits[0], 1, 1, false};
+    return (struct row_table){p->limits, &p->limits_count, sizeof p->limits[0], NULL, 1, false};
+}
+
+static const struct policy_edges *edges_of(const struct policy_options *p, uint32_t section)
+{
+    return section == ROWS_CURVE    ? &p->curve_edges
+           : section == ROWS_CHANCE ? &p->chance_edges
+                                    : NULL;
 }
 
 /* The row of a knob, made in its place when there is none. NULL: no room. */
@@ -264,27 +271,56 @@ static void *row_take(const struct row_table *table, uint32_t knob)
     return row;
 }
 
-/* Values separated by spaces; false unless there are exactly so many, each in range. */
-static bool parse_list(const struct row_table *table, const char *text, double values[LIST_MAX])
+/* Values separated by spaces. Returns how many there are; 0 when one is not what is wanted, or there are more
+ * than have room. */
+static uint32_t parse_list(const char *text, bool whole_ones, double max,
+                           double values[POLICY_BINS_MAX])
 {
-    for (uint32_t i = 0; i < table->values; i++) {
+    uint32_t count = 0;
+    for (text += strspn(text, " \t"); *text != '\0'; text += strspn(text, " \t")) {
         char word[32];
         uint64_t whole = 0;
-        text += strspn(text, " \t");
+        double value = 0;
         size_t length = strcspn(text, " \t");
-        if (length == 0 || length >= sizeof word) {
-            return false;
+        if (count == POLICY_BINS_MAX || length >= sizeof word) {
+            return 0;
         }
         memcpy(word, text, length);
         word[length] = '\0';
-        bool good = table->whole ? parse_whole(word, &whole) : parse_real(word, &values[i]);
-        values[i] = table->whole ? (double)whole : values[i];
-        if (!good || values[i] < 0 || values[i] > table->max) {
-            return false;
+        bool good = whole_ones ? parse_whole(word, &whole) : parse_real(word, &value);
+        value = whole_ones ? (double)whole : value;
+        if (!good || value < 0 || value > max) {
+            return 0;
         }
+        values[count++] = value;
         text += length;
     }
-    return text[strspn(text, " \t")] == '\0';
+    return count;
+}
+
+/* Those of a table with rows may move, but not become more or fewer: each row has a value for each bin. */
+static int assign_edges(struct profile *profile, uint32_t section, const char *value, char *message)
+{
+    char shown[48];
+    double values[POLICY_BINS_MAX];
+    struct row_table table = row_table(profile, section);
+    uint32_t least = *table.count > 0 ? table.edges->count : 1;
+    uint32_t most = *table.count > 0 ? table.edges->count : POLICY_EDGES_MAX;
+    uint32_t count = parse_list(value, false, 1, values);
+    bool good = count >= least && count <= most && values[0] > 0;
+    for (uint32_t i = 1; i < count; i++) {
+        good = good && values[i] > values[i - 1];
+    }
+    if (!good) {
+        return refuse(
+            message, "[%s] edges = %s: accepted %u to %u ascending numbers above 0 and at most 1%s",
+            row_names[section], readable(value, shown), least, most,
+            *table.count > 0 ? ", one less than the rows have" : "");
+    }
+    memset(table.edges, 0, sizeof *table.edges);
+    memcpy(table.edges->at, values, count * sizeof values[0]);
+    table.edges->count = count;
+    return 0;
 }
 
 static int assign_row(struct profile *profile, uint32_t section, const char *name,
@@ -293,16 +329,20 @@ static int assign_row(struct profile *profile, uint32_t section, const char *nam
     char shown_name[48];
     char shown[48];
     uint64_t knob = 0;
-    double values[LIST_MAX] = {0};
+    double values[POLICY_BINS_MAX] = {0};
     struct row_table table = row_table(profile, section);
+    uint32_t wanted = table.edges != NULL ? table.edges->count + 1 : 1;
     readable(name, shown_name);
-    if (!parse_whole(name, &knob) || knob < 1 || (double)knob > KNOB_MAX) {
-        return refuse(message, "[%s] %s: accepted keys are knobs, 1 to %.0f", row_names[section],
-                      shown_name, KNOB_MAX);
+    if (table.edges != NULL && strcmp(name, EDGES_KEY) == 0) {
+        return assign_edges(profile, section, value, message);
     }
-    if (!parse_list(&table, value, values)) {
+    if (!parse_whole(name, &knob) || knob < 1 || (double)knob > KNOB_MAX) {
+        return refuse(message, "[%s] %s: accepted keys are knobs, 1 to %.0f%s", row_names[section],
+                      shown_name, KNOB_MAX, table.edges != NULL ? ", and edges" : "");
+    }
+    if (parse_list(value, table.whole, table.max, values) != wanted) {
         return refuse(message, "[%s] %s = %s: accepted %u %s of 0 to %.0f", row_names[section],
-                      shown_name, readable(value, shown), table.values,
+                      shown_name, readable(value, shown), wanted,
                       table.whole ? "whole numbers" : "numbers", table.max);
     }
     void *row = row_take(&table, (uint32_t)knob);
@@ -315,7 +355,7 @@ static int assign_row(struct profile *profile, uint32_t section, const char *nam
         limits->limits.above[section] = values[0];
         limits->limits.used |= 1u << section;
     }
-    for (uint32_t i = 0; i < POLICY_BINS && section >= CERTAINDEX_SIGNALS; i++) {
+    for (uint32_t i = 0; i < wanted && section >= CERTAINDEX_SIGNALS; i++) {
         if (section == ROWS_CURVE) {
             ((struct policy_curve_row *)row)->total[i] = (uint32_t)values[i];
         } else {
@@ -474,25 +514,36 @@ static void value_text(const struct profile *profile, const struct key *key, cha
     }
 }
 
+static void list_add(char *text, size_t bytes, double value)
+{
+    char word[32];
+    size_t used = strlen(text);
+    real_text(value, word);
+    (void)snprintf(text + used, bytes - used, "%s%s", used > 0 ? " " : "", word);
+}
+
+static void edges_text(const struct policy_edges *edges, size_t bytes, char *text)
+{
+    text[0] = '\0';
+    for (uint32_t i = 0; i < edges->count; i++) {
+        list_add(text, bytes, edges->at[i]);
+    }
+}
+
 /* One line's values; "" when this signal is not used in that row. */
-static void row_text(const struct profile *profile, uint32_t section, uint32_t idx, size_t bytes,
+static void row_text(const struct policy_options *p, uint32_t section, uint32_t idx, size_t bytes,
                      char *text)
 {
-    const struct policy_options *p = &profile->policy;
-    size_t used = 0;
-    char word[32];
     text[0] = '\0';
     if (section < CERTAINDEX_SIGNALS) {
         if ((p->limits[idx].limits.used & 1u << section) != 0) {
-            real_text(p->limits[idx].limits.above[section], word);
-            (void)snprintf(text, bytes, "%s", word);
+            list_add(text, bytes, p->limits[idx].limits.above[section]);
         }
         return;
     }
-    for (uint32_t i = 0; i < POLICY_BINS && used < bytes; i++) {
-        real_text(section == ROWS_CURVE ? p->curve[idx].total[i] : p->chance[idx].chance[i], word);
-        int n = snprintf(text + used, bytes - used, "%s%s", i > 0 ? " " : "", word);
-        used += n > 0 ? (size_t)n : 0;
+    for (uint32_t i = 0; i <= edges_of(p, section)->count; i++) {
+        list_add(text, bytes,
+                 section == ROWS_CURVE ? p->curve[idx].total[i] : p->chance[idx].chance[i]);
     }
 }
 
@@ -510,6 +561,35 @@ static uint32_t rows_count(const struct policy_options *p, uint32_t section)
                                     : p->limits_count;
 }
 
+static bool edges_equal(const struct policy_edges *a, const struct policy_edges *b)
+{
+    bool equal = a->count == b->count;
+    for (uint32_t i = 0; equal && i < a->count; i++) {
+        equal = a->at[i] == b->at[i];
+    }
+    return equal;
+}
+
+/* Edges come before the rows that they give their number of values. */
+static void write_rows(FILE *file, const struct policy_options *p, uint32_t section)
+{
+    const struct policy_edges *edges = edges_of(p, section);
+    char text[PROFILE_LINE_BYTES];
+    bool begun = edges != NULL && !edges_equal(edges, &policy_tenths);
+    if (begun) {
+        edges_text(edges, sizeof text, text);
+        fprintf(file, "\n[%s]\n" EDGES_KEY " = %s\n", row_names[section], text);
+    }
+    for (uint32_t i = 0; i < rows_count(p, section); i++) {
+        row_text(p, section, i, sizeof text, text);
+        if (text[0] != '\0') {
+            fprintf(file, "%s%s%s%u = %s\n", begun ? "" : "\n[", begun ? "" : row_names[section],
+                    begun ? "" : "]\n", row_knob(p, section, i), text);
+            begun = true;
+        }
+    }
+}
+
 int profile_write(FILE *file, const struct profile *profile)
 {
     const char *section = "";
@@ -524,15 +604,7 @@ int profile_write(FILE *file, const struct profile *profile)
         fprintf(file, "%s = %s\n", keys[i].name, text);
     }
     for (uint32_t s = 0; s < ROW_SECTIONS; s++) {
-        bool begun = false;
-        for (uint32_t i = 0; i < rows_count(&profile->policy, s); i++) {
-            row_text(profile, s, i, sizeof text, text);
-            if (text[0] != '\0') {
-                fprintf(file, "%s%s%s%u = %s\n", begun ? "" : "\n[", begun ? "" : row_names[s],
-                        begun ? "" : "]\n", row_knob(&profile->policy, s, i), text);
-                begun = true;
-            }
-        }
+        write_rows(file, &profile->policy, s);
     }
     return ferror(file) ? -EIO : 0;
 }
@@ -552,11 +624,15 @@ int profile_get(const struct profile *profile, const char *name, char *ret_value
     }
     for (uint32_t s = 0; dot != NULL && s < ROW_SECTIONS; s++) {
         size_t length = strlen(row_names[s]);
-        bool here = strncmp(name, row_names[s], length) == 0 && name + length == dot &&
-                    parse_whole(dot + 1, &knob);
-        for (uint32_t i = 0; here && i < rows_count(&profile->policy, s); i++) {
-            if (row_knob(&profile->policy, s, i) == knob) {
-                row_text(profile, s, i, sizeof text, text);
+        const struct policy_options *p = &profile->policy;
+        bool here = strncmp(name, row_names[s], length) == 0 && name + length == dot;
+        if (here && edges_of(p, s) != NULL && strcmp(dot + 1, EDGES_KEY) == 0) {
+            edges_text(edges_of(p, s), sizeof text, text);
+        }
+        here = here && parse_whole(dot + 1, &knob);
+        for (uint32_t i = 0; here && i < rows_count(p, s); i++) {
+            if (row_knob(p, s, i) == knob) {
+                row_text(p, s, i, sizeof text, text);
             }
         }
     }
@@ -572,8 +648,8 @@ int profile_get(const struct profile *profile, const char *name, char *ret_value
 struct reading {
     struct profile profile; /* as far as the file was read; nobody else sees it */
     char section[32];
-    uint64_t seen;                                     /* keys */
-    uint32_t rows_seen[ROW_SECTIONS][POLICY_ROWS_MAX]; /* knobs */
+    uint64_t seen;                                         /* keys */
+    uint32_t rows_seen[ROW_SECTIONS][POLICY_ROWS_MAX + 1]; /* knobs, and 0 for the edges */
     uint32_t rows_count[ROW_SECTIONS];
 };
 

@@ -20,7 +20,7 @@
 #define PROFILE_ALGORITHM_BYTES 16u
 #define PROFILE_METHOD_BYTES 24u
 #define PROFILE_MESSAGE_BYTES 384u
-#define PROFILE_LINE_BYTES 512u
+#define PROFILE_LINE_BYTES 1024u /* POLICY_BINS_MAX numbers of 23 characters fit */
 
 /* What calibration measured and promises. Zero: nothing. */
 struct profile_risk {
@@ -57,7 +57,7 @@ int profile_load(const char *path, struct profile *ret_profile,
 int profile_write(FILE *file, const struct profile *profile);
 
 /* One value by "section.key", as it would stand in a file; takes effect at the next decision. The
- * profile is untouched on error. Rows: "certainty.5". */
+ * profile is untouched on error. Rows: "certainty.5"; edges of bins: "curve.edges". */
 int profile_set(struct profile *profile, const char *name, const char *value,
                 char ret_message[PROFILE_MESSAGE_BYTES]);
 /* -ENOENT, or -ENOSPC. */

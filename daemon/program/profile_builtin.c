@@ -61,6 +61,8 @@ void profile_default(struct profile *profile)
         .step = 1,
         .reward_rule = CERTAINDEX_REWARD_MEAN,
         .curve_signal = CERTAINDEX_CERTAINTY,
+        .curve_edges = policy_tenths,
+        .chance_edges = policy_tenths,
         .esc_window = 5,
         .posterior_rule = POLICY_POSTERIOR_BETA,
         .posterior = 0.95,

@@ -9,7 +9,6 @@
 #include "daemon/base/assert.h"
 #include "daemon/program/algorithms.h"
 
-#define VALUE_BYTES 256u
 #define FILES_MAX 256u
 
 /* The paper's, or the authors' client's. */
@@ -33,6 +32,7 @@ void profiles_init(struct profiles *ps)
 {
     ps->directory[0] = '\0';
     memset(ps->file, 0, sizeof ps->file);
+    memset(ps->changes, 0, sizeof ps->changes);
     ps->count = profile_builtin_count();
     ASSERT(ps->count <= PROFILES_MAX);
     for (uint32_t i = 0; i < ps->count; i++)
@@ -78,7 +78,9 @@ int profiles_load(struct profiles *ps, FILE *file, const char *path,
         return refuse(ret_message, -EINVAL,
                       "%s: profile %s: [profile] algorithm = %s: accepted %s, as it is loaded",
                       path, read->name, read->algorithm, ps->all[slot].algorithm);
-    ps->all[slot == PROFILES_NONE ? ps->count++ : slot] = *read;
+    slot = slot == PROFILES_NONE ? ps->count++ : slot;
+    ps->all[slot] = *read;
+    ps->changes[slot]++;
     return 0;
 }
 
@@ -252,8 +254,10 @@ int profiles_set(struct profiles *ps, const char *key, const char *value,
         if (r < 0)
             return r;
     }
-    for (uint32_t i = 0; i < target.slots_count; i++)
+    for (uint32_t i = 0; i < target.slots_count; i++) {
         ps->all[target.slots[i]] = ps->changed[i];
+        ps->changes[target.slots[i]]++;
+    }
     return 0;
 }
 
@@ -280,7 +284,7 @@ int profiles_get(const struct profiles *ps, const char *key, FILE *out,
                  char ret_message[PROFILE_MESSAGE_BYTES])
 {
     struct target target;
-    char value[VALUE_BYTES];
+    char value[PROFILE_LINE_BYTES];
     uint32_t found = 0;
     int r = target_find(ps, key, &target, ret_message);
     if (r < 0)

@@ -28,6 +28,8 @@
 struct profiles {
     uint32_t count;
     uint32_t defaults[DYNASOR_ALGORITHM_COUNT];
+    uint32_t
+        changes[PROFILES_MAX]; /* of each, so far: who remembers it knows whether there was one */
     struct profile all[PROFILES_MAX];
     char directory[PROFILES_DIRECTORY_BYTES];        /* empty: none */
     char file[PROFILES_MAX][PROFILES_FILE_BYTES];    /* in it; empty: none yet */

@@ -408,12 +408,17 @@ static void batch_leave(struct programs *ps, struct program *p)
 }
 
 /* Programs that a policy ends: those of one answer are in no log of answers. */
+static bool is_logged(const struct programs *ps, const struct program *p)
+{
+    return ps->config.log && p->spec.algorithm != DYNASOR_ALGORITHM_SINGLE && !driven(p);
+}
+
 static void log_end(struct programs *ps, const struct program *p, uint32_t state)
 {
     uint32_t handle = (uint32_t)(p - ps->all), algorithm = p->spec.algorithm;
     bool chain = algorithm == DYNASOR_ALGORITHM_COT;
     const struct program_result *result = &p->view.result;
-    if (!ps->config.log || algorithm == DYNASOR_ALGORITHM_SINGLE || driven(p))
+    if (!is_logged(ps, p))
         return;
     if (state != DYNASOR_STATE_DONE || !p->run) {
         livelog_forget(ps->config.log, handle);
@@ -432,7 +437,6 @@ static void log_end(struct programs *ps, const struct program *p, uint32_t state
             .of_batch = parameters_batched(&p->parameters),
             .answers_count = run_ballot(p->run)->cluster.count,
             .cost = result->cost,
-            .profile = p->profile == PROFILES_NONE ? "" : ps->profiles.all[p->profile].name,
             .prompt = p->spec.prompt,
             .prompt_bytes = p->spec.prompt_bytes});
 }
@@ -582,6 +586,8 @@ static bool admit_first(struct programs *ps, struct program *p)
         return false;
     }
     unqueue(ps, p);
+    if (is_logged(ps, p))
+        livelog_begin(ps->config.log, handle, &ps->profiles, p->profile);
     if (!algorithm->live)
         p->view.state = DYNASOR_STATE_RUNNING;
     if (driven(p)) {

@@ -35,6 +35,10 @@ static const struct {
     [RUNLOG_KNOB] = {"knob", TYPE_U32, false, offsetof(struct runlog_row, knob)},
     [RUNLOG_CAP] = {"cap", TYPE_U32, false, offsetof(struct runlog_row, cap)},
     [RUNLOG_PROFILE] = {"profile", TYPE_TEXT, false, offsetof(struct runlog_row, profile)},
+    [RUNLOG_VERSION] = {"version", TYPE_TEXT, false, offsetof(struct runlog_row, version)},
+    [RUNLOG_BATCH] = {"batch", TYPE_FLAG, false, offsetof(struct runlog_row, batch)},
+    [RUNLOG_CHARGED_TOKENS] = {"charged_tokens", TYPE_U64, false,
+                               offsetof(struct runlog_row, charged_tokens)},
 };
 
 __attribute__((format(printf, 2, 3))) static int refuse(char message[RUNLOG_MESSAGE_BYTES],
@@ -58,6 +62,7 @@ void runlog_row_init(struct runlog_row *row)
         .answer_now = "",
         .ended = "",
         .profile = "",
+        .version = "",
         .right = RUNLOG_UNKNOWN,
         .right_now = RUNLOG_UNKNOWN,
         .reward = (double)NAN,

@@ -30,6 +30,15 @@
  *   knob         that it had reached then; of fewer steps than that, some gave no answer. 0: not said
  *   cap          knob that it might have reached, of chains in tokens; 0: not said
  *   profile      that it ran under
+ *   version      of that profile's text: 16 digits, which a line "#profile" above says; changed: it was another
+ *                when the program ended; empty: not said
+ *   batch        1: the program shared one total with others, and went on or stopped by what that left it
+ *   charged_tokens  of a chain: those of `tokens` that it decoded itself, without what it was given and what it
+ *                took over from probes; 0: not said, all
+ *
+ * A line "#profile", a tab, NAME@VERSION, a tab, and the text of the profile (profile.h) with tabs for line
+ * ends: once in a file, above the first program that ran under it. Other lines that begin with # say
+ * nothing.
  *
  * Tabs between fields, a header line with the names first, no quoting; a file with commas in the
  * header instead is read too. Columns may stand in any order; problem, program, algorithm, n, tokens
@@ -69,6 +78,9 @@ enum runlog_column {
     RUNLOG_KNOB,
     RUNLOG_CAP,
     RUNLOG_PROFILE,
+    RUNLOG_VERSION,
+    RUNLOG_BATCH,
+    RUNLOG_CHARGED_TOKENS,
     RUNLOG_COLUMNS,
 };
 
@@ -94,7 +106,13 @@ struct runlog_row {
     uint32_t knob;
     uint32_t cap;
     const char *profile;
+    const char *version;
+    bool batch;
+    uint64_t charged_tokens;
 };
+
+#define RUNLOG_PROFILE_LINE "#profile\t"
+#define RUNLOG_CHANGED "changed" /* a version */
 
 /* A row with nothing in it, to fill. */
 void runlog_row_init(struct runlog_row *row);

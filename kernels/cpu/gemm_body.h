@@ -11,45 +11,75 @@
 
 #define PANEL 32u
 
-SIMD_INLINE void gemm_put(const struct ops_gemm *a, uint32_t row, uint32_t column, vec sum)
+/* What one register of the level holds: compilers keep vectors that are longer in memory, and spread a number over
+ * them lane by lane. Each lane has a sum of its own, so that nothing depends on how many there are. */
+#if defined __AVX512F__
+#define PART 16u
+#elif defined __AVX__
+#define PART 8u
+#else
+#define PART 4u
+#endif
+typedef float part __attribute__((vector_size(4 * PART)));
+typedef uint32_t partu __attribute__((vector_size(4 * PART)));
+
+SIMD_INLINE part part_load(const float *p, uint32_t count)
 {
-    uint32_t count = a->w.n - column < SIMD_LANES ? a->w.n - column : SIMD_LANES;
-    float *y = a->y + (uint64_t)row * a->w.n + column;
-    if (a->bias)
-        sum += vec_load_part(a->bias + column, count, 0);
-    if (a->accumulate)
-        sum = vec_load_part(y, count, 0) + sum;
-    vec_store_part(y, sum, count);
+    part v = {0};
+    if (count == PART)
+        memcpy(&v, p, sizeof v);
+    else
+        memcpy(&v, p, count * sizeof *p);
+    return v;
 }
 
-/* ROWS rows of one panel; x: packed rows of one block of 16, from row 0 on. */
+SIMD_INLINE void gemm_put(const struct ops_gemm *a, uint32_t row, uint32_t column, part sum)
+{
+    if (column >= a->w.n)
+        return;
+    uint32_t count = a->w.n - column < PART ? a->w.n - column : PART;
+    float *y = a->y + (uint64_t)row * a->w.n + column;
+    if (a->bias)
+        sum += part_load(a->bias + column, count);
+    if (a->accumulate)
+        sum = part_load(y, count) + sum;
+    if (count == PART)
+        memcpy(y, &sum, sizeof sum);
+    else
+        memcpy(y, &sum, count * sizeof *y);
+}
+
+/* ROWS rows of one panel, two parts of its columns at a time; x: packed rows of one block of 16, from row 0 on. */
 #define GEMM_BF16_ROWS(name, ROWS)                                                                 \
     SIMD_INLINE void name(const struct ops_gemm *a, const uint32_t *x, const uint32_t *w,          \
                           uint32_t row, uint32_t column)                                           \
     {                                                                                              \
         uint32_t blocks = cpu_padded(a->w.k) / 32;                                                 \
-        vec sum[ROWS][2] = {{{0}}};                                                                \
-        for (uint32_t b = 0; b < blocks; b++, x += 16 * 16, w += 2 * 16 * 16)                      \
-            for (uint32_t p = 0; p < 16; p++) {                                                    \
-                vecu left = vecu_load(w + p * 16), right = vecu_load(w + 256 + p * 16);            \
-                vec left_even = vec_even(left), left_odd = vec_odd(left);                          \
-                vec right_even = vec_even(right), right_odd = vec_odd(right);                      \
-                for (uint32_t r = 0; r < (ROWS); r++) {                                            \
-                    uint32_t pair = x[r * 16 + p];                                                 \
-                    uint32_t bits_even = pair << 16, bits_odd = pair & 0xffff0000u;                \
-                    float even, odd;                                                               \
-                    memcpy(&even, &bits_even, 4);                                                  \
-                    memcpy(&odd, &bits_odd, 4);                                                    \
-                    sum[r][0] += left_even * even;                                                 \
-                    sum[r][0] += left_odd * odd;                                                   \
-                    sum[r][1] += right_even * even;                                                \
-                    sum[r][1] += right_odd * odd;                                                  \
+        for (uint32_t at = 0; at < PANEL; at += 2 * PART) {                                        \
+            const uint32_t *ws = w + at / 16 * 256 + at % 16, *xs = x;                             \
+            uint32_t next = PART == 16 ? 256 : PART;                                               \
+            part sum[ROWS][2] = {{{0}}};                                                           \
+            for (uint32_t b = 0; b < blocks; b++, xs += 16 * 16, ws += 2 * 16 * 16)                \
+                for (uint32_t p = 0; p < 16; p++) {                                                \
+                    partu pairs[2];                                                                \
+                    memcpy(&pairs[0], ws + p * 16, sizeof pairs[0]);                               \
+                    memcpy(&pairs[1], ws + p * 16 + next, sizeof pairs[1]);                        \
+                    for (uint32_t r = 0; r < (ROWS); r++) {                                        \
+                        uint32_t pair = xs[r * 16 + p];                                            \
+                        uint32_t bits_even = pair << 16, bits_odd = pair & 0xffff0000u;            \
+                        float even, odd;                                                           \
+                        memcpy(&even, &bits_even, 4);                                              \
+                        memcpy(&odd, &bits_odd, 4);                                                \
+                        sum[r][0] += (part)(pairs[0] << 16) * even;                                \
+                        sum[r][0] += (part)(pairs[0] & 0xffff0000u) * odd;                         \
+                        sum[r][1] += (part)(pairs[1] << 16) * even;                                \
+                        sum[r][1] += (part)(pairs[1] & 0xffff0000u) * odd;                         \
+                    }                                                                              \
                 }                                                                                  \
+            for (uint32_t r = 0; r < (ROWS); r++) {                                                \
+                gemm_put(a, row + r, column + at, sum[r][0]);                                      \
+                gemm_put(a, row + r, column + at + PART, sum[r][1]);                               \
             }                                                                                      \
-        for (uint32_t r = 0; r < (ROWS); r++) {                                                    \
-            gemm_put(a, row + r, column, sum[r][0]);                                               \
-            if (column + SIMD_LANES < a->w.n)                                                      \
-                gemm_put(a, row + r, column + SIMD_LANES, sum[r][1]);                              \
         }                                                                                          \
     }
 GEMM_BF16_ROWS(gemm_bf16_1, 1)
@@ -79,19 +109,22 @@ static void LEVEL(cpu_gemm_bf16)(struct ops_device *d, const struct ops_gemm *a,
     SIMD_INLINE void name(const struct ops_gemm *a, const float *w, uint32_t row, uint32_t column) \
     {                                                                                              \
         const float *x = (const float *)a->x + (uint64_t)row * a->w.k;                             \
-        vec sum[ROWS][2] = {{{0}}};                                                                \
-        for (uint32_t k = 0; k < a->w.k; k++, w += PANEL) {                                        \
-            vec left = vec_load(w), right = vec_load(w + SIMD_LANES);                              \
-            for (uint32_t r = 0; r < (ROWS); r++) {                                                \
-                float value = x[(uint64_t)r * a->w.k + k];                                         \
-                sum[r][0] += left * value;                                                         \
-                sum[r][1] += right * value;                                                        \
+        for (uint32_t at = 0; at < PANEL; at += 2 * PART) {                                        \
+            const float *ws = w + at;                                                              \
+            part sum[ROWS][2] = {{{0}}};                                                           \
+            for (uint32_t k = 0; k < a->w.k; k++, ws += PANEL) {                                   \
+                part parts[2];                                                                     \
+                memcpy(parts, ws, sizeof parts);                                                   \
+                for (uint32_t r = 0; r < (ROWS); r++) {                                            \
+                    float value = x[(uint64_t)r * a->w.k + k];                                     \
+                    sum[r][0] += parts[0] * value;                                                 \
+                    sum[r][1] += parts[1] * value;                                                 \
+                }                                                                                  \
             }                                                                                      \
-        }                                                                                          \
-        for (uint32_t r = 0; r < (ROWS); r++) {                                                    \
-            gemm_put(a, row + r, column, sum[r][0]);                                               \
-            if (column + SIMD_LANES < a->w.n)                                                      \
-                gemm_put(a, row + r, column + SIMD_LANES, sum[r][1]);                              \
+            for (uint32_t r = 0; r < (ROWS); r++) {                                                \
+                gemm_put(a, row + r, column + at, sum[r][0]);                                      \
+                gemm_put(a, row + r, column + at + PART, sum[r][1]);                               \
+            }                                                                                      \
         }                                                                                          \
     }
 GEMM_F32_ROWS(gemm_f32_1, 1)

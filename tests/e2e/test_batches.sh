@@ -2,7 +2,7 @@
 # timeout: 240
 # Batches over the ring: programs that share one total, through the client library and the shipped models. What each
 # comes to is stored (tests/golden/e2e-batches.txt; lib_golden.sh), the same beside other programs, and the same when
-# the daemon dies under it before any has ended.
+# the daemon dies under it before any has ended; when some have: tests/ipc/test_fdstore.c.
 #   test_batches.sh [--write | --level LEVEL]
 
 set -u

@@ -1,7 +1,7 @@
 #!/bin/bash
 # timeout: 120
-# A live daemon's log of programs, and what dynasor-calibrate --shadow says of it: nothing but what is known. A
-# policy that stops no later than the live one did is judged by all programs, one that goes on by those that ran
+# A live daemon's log of programs, and what dynasor-calibrate --shadow says of it: nothing but what is known, by the
+# profiles as they were in force, and changed at run time. A policy that stops no later than the live one did is judged by all programs, one that goes on by those that ran
 # to their cap; trees by those who would have grown the same, chains at the probes that were made. Numbers are held to a direct count of the log. What programs came to stands there also after a
 # restart, and without prompts.
 
@@ -103,6 +103,12 @@ logged 15
 shadow cot-crazy cot || fail "a guided chain"
 grep -q '^[1-9][0-9]* of [0-9]* decisions were taken at a later probe than cot-crazy makes' "$work/shadow.log" ||
     fail "decisions that were moved are not counted"
+# Its probe is a part of it: it costs what the program was charged, and that once.
+spent=$(awk '$1 == "decoded" || $1 == "probe" { s += $2 } END { print s }' "$work/out")
+grep -q '^probe  *[1-9]' "$work/out" || fail "no probe"
+awk -F'\t' -v p="$(tail -1 "$log" | cut -f2)" 'NR == 1 || $2 == p' "$log" >"$work/guided.tsv"
+timeout 20 "$build/bin/dynasor-calibrate" --shadow cot-crazy "$work/guided.tsv" >"$work/shadow.log" 2>&1 || fail "one guided chain"
+says "tokens $spent instead of $spent, and 0 for probes: saved 0.00 %"
 
 # Trees: a tree of 20 has no tree of 16 in it.
 tree() { reason "$1" --set cap=20 --set depth=4 --set step_tokens=12 --profile "$2" rebase; }
@@ -116,9 +122,50 @@ tree 2 rebase-math
 logged 17
 shadow rebase-gsm8k rebase || fail "trees of two profiles"
 says "not judged: 1 whose trees rebase-gsm8k would not have grown: those of profile even went to 20 leaves where it goes to 16"
-sed 's/\teven$/\tyours/' "$log" >"$work/yours.tsv"
+sed 's/\teven\t[0-9a-f]*\t/\tyours\t\t/' "$log" >"$work/yours.tsv"
 timeout 20 "$build/bin/dynasor-calibrate" --algorithm rebase --shadow even "$work/yours.tsv" >"$work/shadow.log" 2>&1 && fail "trees of an unknown profile"
 says "profile = 'yours'"
+
+# What was changed at run time is what was in force: the log has its text, and trees that it grew are no trees of the built-in one.
+control set rebase-math.policy.detect 18 || fail "set"
+tree 3 rebase-math
+logged 18
+shadow rebase-math rebase || fail "trees of a changed profile"
+says "not judged: 2 whose trees rebase-math would not have grown: those of profile even went to 20 leaves where it goes to 16"
+grep -q '^ran under rebase-math@[0-9a-f]*: 1 programs, as built in, the policy that is judged$' "$work/shadow.log" ||
+    fail "the built-in version is not said"
+changed=$(sed -n 's/^ran under \(rebase-math@[0-9a-f]*\): 1 programs, not as built in$/\1/p' "$work/shadow.log")
+[ -n "$changed" ] || fail "the changed version is not said"
+shadow "$changed" rebase || fail "by the changed version itself"
+says "policy static: 1 programs"
+says "ran under $changed: 1 programs, not as built in, the policy that is judged"
+says "whose trees rebase-math would not have grown"
+shadow rebase-math@0123456789abcdef rebase && fail "a version that is not there"
+says "rebase-math@0123456789abcdef: No such file"
+
+# While a program runs: it ran under neither.
+flip() { while control set sc-math.certainty.5 0.9 && control set sc-math.certainty.5 0.7; do :; done; }
+flip >"$work/flip" 2>&1 &
+flips=$!
+reason 13 --set cap=30 sc
+kill $flips
+wait $flips 2>/dev/null
+control set sc-math.certainty.5 0.7 || fail "set"
+logged 19
+shadow sc-math || fail "shadow with a program under two"
+says "ran under sc-math, which was changed before they ended: 1 programs"
+grep -q '^ran under sc-math@[0-9a-f]*: 12 programs, as built in, the policy that is judged$' "$work/shadow.log" ||
+    fail "the profile of the others is not said"
+
+# Members of a batch end by what their common total leaves: they are counted, and by nothing judged.
+shadow sc-math && grep -v '^ran' "$work/shadow.log" >"$work/before"
+mapfile -t prompts < <(sed -n 14,17p $tasks | cut -f3)
+timeout 60 "$build/examples/batch" --socket "$socket" --chat --max-tokens 200 --tokens 1500 --cap 4 --batch-cap 9 --step 2 "${prompts[@]}" \
+    >"$work/out" || fail "batch"
+logged 23
+shadow sc-math || fail "shadow beside a batch"
+says "not judged: 4 of batches"
+grep -v '^ran\|of batches' "$work/shadow.log" | diff "$work/before" - >"$work/diff.log" || fail "members of a batch are judged"
 
 # After a restart it goes on behind what is there; a daemon that dies leaves what it has written.
 daemon_stop
@@ -132,7 +179,7 @@ few 22
 logged 1
 daemon_stop
 programs >"$work/programs"
-[ "$(wc -l <"$work/programs")" = 14 ] || fail "$(wc -l <"$work/programs") programs after two restarts"
+[ "$(wc -l <"$work/programs")" = 19 ] || fail "$(wc -l <"$work/programs") programs after two restarts"
 shadow sc-math || fail "shadow after restarts"
 
 # What cannot be written is refused by name.

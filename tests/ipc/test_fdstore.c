@@ -4,7 +4,8 @@
  * The test is PID 1 (tests/lib/fakepid1.h). It kills the daemon at random times, during recovery too,
  * while clients stream programs: no client reconnects, every stream equals that of a quiet run. Some
  * clients die while there is no daemon. Then what else may lie in a store: junk, half a session, a
- * session of an unknown version, a program that was running in too many crashes, programs whose client decides.
+ * session of an unknown version, a program that was running in too many crashes, programs whose client decides, and
+ * a batch some of whose members have ended.
  * RESTARTS (default 100) is how many kills; SEED repeats their times. */
 /* timeout: 100 */
 #include <inttypes.h>
@@ -353,13 +354,13 @@ static void test_poison(struct stage *s)
 
 enum { BUSY = 6, BUSY_TOKENS = 1500 };
 
-/* With the shipped model, and room for four sequences. */
-static void start_with_model(struct stage *s)
+/* With the shipped model, and room for four sequences a row. */
+static void start_with_model(struct stage *s, uint32_t rows)
 {
     char here[256], engine[512];
     CHECK(getcwd(here, sizeof here), "%m");
     (void)snprintf(engine, sizeof engine,
-                   "policy = %s/tools/model/dynasor-5m/policy\nbatch_rows_max = 1\n", here);
+                   "policy = %s/tools/model/dynasor-5m/policy\nbatch_rows_max = %u\n", here, rows);
     daemon_configure(&s->daemon,
                      &(struct daemon_options){.daemon = "log_level = error\n", .engine = engine});
     fakepid1_kill(&s->pid1, &s->daemon);
@@ -436,7 +437,7 @@ static uint32_t fork_branch(struct dynasor_lane *lane, uint64_t program)
  * nothing: the next daemon runs it. Both without a new connection. */
 static void test_custom(struct stage *s)
 {
-    start_with_model(s);
+    start_with_model(s, 1);
     struct dynasor_client *client = stream_connect(s->daemon.socket_path, 1, 1 << 16);
     struct dynasor_lane *lane = stream_lane(client);
     uint64_t busy[BUSY], running = submit_chat(lane, DYNASOR_ALGORITHM_CUSTOM, 64);
@@ -474,6 +475,85 @@ static void test_custom(struct stage *s)
     dynasor_disconnect(client);
     run_until_stored(s, 0);
     printf("custom: the one that ran ended FAILED/RESTARTED, the one that waited ran\n");
+}
+
+/* ---- a batch ---------------------------------------------------------------------------------- */
+
+enum { MEMBERS = 3 };
+
+/* The members of a batch; the first one has little to say. */
+static void submit_members(struct dynasor_lane *lane, uint32_t max_tokens,
+                           uint64_t ret_programs[MEMBERS])
+{
+    static const char prompt[] = "What is 3 + 4?";
+    struct dynasor_sampling sampling = {.size = sizeof sampling, .temperature = 1, .ignore_eos = 1};
+    for (uint32_t i = 0; i < MEMBERS; i++) {
+        const struct dynasor_setting settings[] = {
+            {.parameter = DYNASOR_PARAMETER_CAP, .value = 1},
+            {.parameter = DYNASOR_PARAMETER_BATCH, .value = 9},
+            {.parameter = DYNASOR_PARAMETER_BATCH_PROGRAMS, .value = MEMBERS},
+            {.parameter = DYNASOR_PARAMETER_BATCH_TOKENS, .value = 1},
+            {.parameter = DYNASOR_PARAMETER_BATCH_CAP, .value = 1}, /* it waits for nobody */
+            {.parameter = DYNASOR_PARAMETER_BATCH_PLACE, .value = i},
+        };
+        struct dynasor_program_options o = {
+            .size = sizeof o,
+            .algorithm = DYNASOR_ALGORITHM_SC,
+            .streams = DYNASOR_STREAM_RESULT,
+            .sampling = &sampling,
+            .seed = 1,
+            .max_tokens = i > 0 ? max_tokens : 2,
+            .chat = 1,
+            .prompt_text = prompt,
+            .prompt_bytes = sizeof prompt - 1,
+            .settings = settings,
+            .settings_count = sizeof settings / sizeof settings[0],
+        };
+        CHECK(dynasor_submit(lane, &o, &ret_programs[i]) == 0, "submit: %s", dynasor_error(lane));
+    }
+}
+
+/* The ends of so many members, in any order. */
+static void take_ends(struct stage *s, struct dynasor_lane *lane, uint32_t count, uint32_t state,
+                      uint32_t status)
+{
+    struct dynasor_event e;
+    uint64_t deadline = now_ns() + START_MAX_NS;
+    while (count > 0) {
+        int r = dynasor_next(lane, &e, 10 * NS_PER_MS);
+        CHECK(now_ns() < deadline, "%u have not ended", count);
+        fakepid1_run(&s->pid1, &s->daemon, 0, false);
+        if (r != 0 || e.kind != DYNASOR_EVENT_END)
+            continue;
+        CHECK(e.state == state && e.status == status, "one ended in state %u, status %u", e.state,
+              e.status);
+        count--;
+    }
+}
+
+/* The daemon dies when a member of a batch has ended: what that spent the next one does not know, and the others
+ * end FAILED/RESTARTED, at once. The number is free then. */
+static void test_batch(struct stage *s)
+{
+    start_with_model(s, MEMBERS);
+    struct dynasor_client *client = stream_connect(s->daemon.socket_path, 1, 1 << 16);
+    struct dynasor_lane *lane = stream_lane(client);
+    uint64_t members[MEMBERS];
+    run_until_stored(s, 1);
+    submit_members(lane, 1900, members);
+    take_ends(s, lane, 1, DYNASOR_STATE_DONE, 0);
+    fakepid1_kill(&s->pid1, &s->daemon);
+    for (uint32_t i = 1; i < MEMBERS; i++)
+        CHECK(stored_state(s, members[i]) == DYNASOR_STATE_RUNNING, "member %u is in state %u", i,
+              stored_state(s, members[i]));
+    start_daemon(s);
+    take_ends(s, lane, MEMBERS - 1, DYNASOR_STATE_FAILED, DYNASOR_E_RESTARTED);
+    submit_members(lane, 3, members);
+    take_ends(s, lane, MEMBERS, DYNASOR_STATE_DONE, 0);
+    CHECK(dynasor_reconnects_count(client) == 0, "the client had to connect anew");
+    dynasor_disconnect(client);
+    run_until_stored(s, 0);
+    printf("a batch that had lost a member: the others ended FAILED/RESTARTED\n");
 }
 
 static void test_manager(struct stage *s)
@@ -514,6 +594,7 @@ int main(void)
     test_version_resumes(&s);
     test_poison(&s);
     test_custom(&s);
+    test_batch(&s);
     test_manager(&s);
     daemon_log_check(&s.daemon);
     fakepid1_close(&s.pid1);

@@ -1,15 +1,20 @@
 /* tests/unit/test_batches.c: the rounds of a batch by themselves (daemon/program/batches.h), without programs: what
- * members that left have spent, and when a batch that does not begin is due. Batches of programs:
- * test_budget.c. */
+ * members that left have spent, when a batch that does not begin is due, and in which order many are asked.
+ * Batches of programs: test_budget.c. */
 #include <inttypes.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <string.h>
 #include <cmocka.h>
 
 #include "daemon/program/batches.h"
+#include "tests/lib/check.h"
+
+static struct rng rng;
 
 static void the_tokens_of_those_that_left_are_spent(void **state)
 {
@@ -95,11 +100,66 @@ static void batches_that_do_not_begin_are_due_in_time(void **state)
     batches_free(bs);
 }
 
+/* By asking each time who is next: the whole of them, in order. */
+static uint64_t round_plainly(const struct budget *budget, struct budget_member *m, uint32_t count,
+                              uint32_t step)
+{
+    static bool asked[DYNASOR_PROGRAMS_MAX];
+    uint64_t left = budget->total - budget->spent, granted = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        m[i].knob_grant = m[i].knob_done;
+        asked[i] = m[i].settled;
+    }
+    for (;;) {
+        uint32_t best = UINT32_MAX;
+        for (uint32_t i = 0; i < count; i++)
+            if (!asked[i] && (best == UINT32_MAX || m[i].priority > m[best].priority))
+                best = i;
+        if (best == UINT32_MAX)
+            return granted;
+        for (uint32_t s = 0; s < step && m[best].knob_grant < m[best].knob_max; s++) {
+            if (left < m[best].cost)
+                break;
+            m[best].knob_grant++;
+            left -= m[best].cost;
+            granted += m[best].cost;
+        }
+        asked[best] = true;
+    }
+}
+
+static void a_round_of_many_goes_by_priority_then_by_place(void **state)
+{
+    (void)state;
+    static struct budget_member members[DYNASOR_PROGRAMS_MAX], plain[DYNASOR_PROGRAMS_MAX];
+    for (uint32_t round = 0; round < 200; round++) {
+        uint32_t count =
+            round % 8 ? 1 + (uint32_t)rng_below(&rng, DYNASOR_PROGRAMS_MAX) : DYNASOR_PROGRAMS_MAX;
+        uint64_t classes = 1 + rng_below(&rng, 2ull * count); /* many are equal, or few */
+        struct budget budget = {.spent = rng_below(&rng, 100)};
+        budget.total = budget.spent + rng_below(&rng, 20ull * count);
+        for (uint32_t i = 0; i < count; i++)
+            members[i] = (struct budget_member){.cost = 1 + rng_below(&rng, 7),
+                                                .knob_done = (uint32_t)rng_below(&rng, 10),
+                                                .knob_max = (uint32_t)rng_below(&rng, 20),
+                                                .settled = rng_below(&rng, 4) == 0,
+                                                .priority = (double)rng_below(&rng, classes)};
+        memcpy(plain, members, sizeof plain);
+        uint64_t granted = budget_round(&budget, members, count, 3);
+        assert_int_equal(granted, round_plainly(&budget, plain, count, 3));
+        for (uint32_t i = 0; i < count; i++)
+            assert_int_equal(members[i].knob_grant, plain[i].knob_grant);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_tokens_of_those_that_left_are_spent),
         cmocka_unit_test(batches_that_do_not_begin_are_due_in_time),
+        cmocka_unit_test(a_round_of_many_goes_by_priority_then_by_place),
     };
+    rng.state = check_number("SEED", now_ns());
+    (void)printf("SEED=%" PRIu64 "\n", rng.state);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

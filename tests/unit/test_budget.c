@@ -126,14 +126,14 @@ static struct policy_options policy_of(enum policy_kind kind, uint32_t detect, d
     profile.policy.finished_count = 2;
     profile.policy.curve_count = 1;
     profile.policy.curve[0].knob = detect;
-    for (uint32_t b = 0; b < POLICY_BINS; b++) /* the surer, the less */
-        profile.policy.curve[0].total[b] = detect + (POLICY_BINS - b) / 2;
+    for (uint32_t b = 0; b <= policy_tenths.count; b++) /* the surer, the less */
+        profile.policy.curve[0].total[b] = detect + (policy_tenths.count + 1 - b) / 2;
     if (kind != POLICY_GIVE_UP)
         return profile.policy;
     profile.policy.give_up_below = 0.25;
     profile.policy.chance_count = 1;
     profile.policy.chance[0].knob = detect;
-    for (uint32_t b = 0; b < POLICY_BINS; b++)
+    for (uint32_t b = 0; b <= policy_tenths.count; b++)
         profile.policy.chance[0].chance[b] = b / 10.0;
     return profile.policy;
 }
@@ -316,7 +316,7 @@ static uint32_t wanted(const struct wish *w, uint32_t place, struct replayed *m)
     const struct policy_options *o = &w->policy;
     uint32_t n = m->knob,
              next = n < o->detect ? o->detect : n + o->step - (n - o->detect) % o->step;
-    uint32_t total = o->curve[0].total[policy_bin(m->certainty)];
+    uint32_t total = o->curve[0].total[policy_bin(&policy_tenths, m->certainty)];
     bool sure = m->certainty > 0.6 + CERTAINDEX_EQUAL,
          reads = n >= o->detect && n + o->step == next;
     switch (o->kind) {
@@ -341,7 +341,8 @@ static uint32_t wanted(const struct wish *w, uint32_t place, struct replayed *m)
                    ? 0
                    : n + o->step;
     case POLICY_GIVE_UP:
-        m->gave_up = n >= o->detect && n < w->batch_cap && policy_bin(m->certainty) < 3;
+        m->gave_up =
+            n >= o->detect && n < w->batch_cap && policy_bin(&policy_tenths, m->certainty) < 3;
         return m->gave_up ? 0 : next;
     default:
         return 99;

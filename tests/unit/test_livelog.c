@@ -1,7 +1,8 @@
 /* tests/unit/test_livelog.c: the run log of a daemon at work. What goes in as observed answers and ends comes
  * out as lines that runlog.h reads, the lines of a program together; what does not come out is a whole
  * program, and counted: by a pipe that nobody reads, a ring that is full, a disk that is full. Which tokens a line
- * counts is held for chains, guided ones too, samples, samples with rewards, chains that vote and trees. */
+ * counts is held for chains, guided ones too, samples, samples with rewards, chains that vote and trees. A program
+ * names the profile it ran under as it was in force, and the file has its text above. */
 #include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
@@ -24,11 +25,12 @@
 #include "daemon/program/runlog.h"
 #include "dynasor/types.h"
 #include "tests/lib/check.h"
-#include "tools/calibrate/log.h"
+#include "tools/calibrate/replay.h"
 
 #define PROGRAMS 64u /* handles */
 
 static struct rng rng;
+static struct profiles profiles;
 static char folder[] = "/tmp/livelog-XXXXXX";
 static char path[64], old_path[72];
 
@@ -60,6 +62,19 @@ static void write_out(struct host *h)
     h->runs = true;
 }
 
+static void files_remove(void)
+{
+    (void)unlink(path);
+    (void)unlink(old_path);
+}
+
+static void open_new(struct host *h)
+{
+    files_remove();
+    open_log(h, 1u << 30);
+    write_out(h);
+}
+
 /* Everything that was taken is in the file, or counted. */
 static struct livelog_stats close_log(struct host *h)
 {
@@ -70,6 +85,18 @@ static struct livelog_stats close_log(struct host *h)
     CHECK(pthread_join(h->thread, NULL) == 0, "%m");
     livelog_stats(h->log, &stats);
     livelog_free(h->log);
+    return stats;
+}
+
+/* Until so many programs are written or lost. */
+static struct livelog_stats wait_for(struct host *h, uint64_t count)
+{
+    struct livelog_stats stats = {0};
+    for (uint32_t i = 0; stats.programs_written + stats.programs_lost < count; i++) {
+        CHECK(i < 5000, "nothing is written");
+        (void)usleep(1000);
+        livelog_stats(h->log, &stats);
+    }
     return stats;
 }
 
@@ -93,6 +120,8 @@ static void observe(struct host *h, uint32_t handle, uint32_t number, uint32_t n
     uint64_t decoded = 0;
     for (uint32_t i = 0; i <= n; i++)
         decoded += length_of(number, i);
+    if (n == 0)
+        livelog_begin(h->log, handle, &profiles, profiles_find(&profiles, "sc-math", 7));
     if (to->put - to->taken == to->size) {
         to->lost++;
         return;
@@ -123,12 +152,60 @@ static void end(struct host *h, uint32_t handle, uint32_t number, uint32_t count
                                               .of_batch = number % 3 == 0,
                                               .answers_count = count,
                                               .cost = {.decoded_tokens = decoded},
-                                              .profile = "sc-math",
                                               .prompt = prompt,
                                               .prompt_bytes = 1 + number % 8});
 }
 
 /* ---- what comes out ----------------------------------------------------------------------------- */
+
+/* Whether a profile is the one that program was to run under; NULL: any. */
+static bool (*is_profile)(const struct profile *profile, uint32_t number);
+
+static uint32_t lives = 1; /* that wrote into the file, each of which says its profiles */
+
+#define KNOWN_MAX 4096u
+static struct { /* lines of profiles, so far in the file that was read last */
+    uint32_t count;
+    struct {
+        char name[80];
+        struct profile profile;
+    } all[KNOWN_MAX];
+} known;
+
+static void profile_read_line(char *line)
+{
+    char message[PROFILE_MESSAGE_BYTES];
+    char *name = line + strlen("#profile\t"), *text = strchr(name, '\t');
+    CHECK(strncmp(line, "#profile\t", 9) == 0 && text && known.count < KNOWN_MAX, "%s", line);
+    *text++ = '\0';
+    uint32_t before = 0;
+    for (uint32_t i = 0; i < known.count; i++)
+        before += strcmp(known.all[i].name, name) == 0;
+    CHECK(before < lives, "%s is in the file %u times", name, before + 1);
+    for (char *tab = text; *tab; tab++)
+        *tab = *tab == '\t' ? '\n' : *tab;
+    FILE *file = fmemopen(text, strlen(text), "r");
+    int r = profile_read(file, "line", &known.all[known.count].profile, message);
+    CHECK(file && r == 0 && fclose(file) == 0, "%s", message);
+    (void)snprintf(known.all[known.count++].name, sizeof known.all[0].name, "%s", name);
+}
+
+/* Its text stands above it, and is the one that it ran under. */
+static void version_is(const struct runlog_row *row)
+{
+    char name[80];
+    uint32_t i = 0;
+    assert_string_equal(row->profile, "sc-math");
+    if (!row->version[0] || strcmp(row->version, "changed") == 0)
+        return;
+    (void)snprintf(name, sizeof name, "%s@%s", row->profile, row->version);
+    while (i < known.count && strcmp(known.all[i].name, name) != 0)
+        i++;
+    CHECK(i < known.count, "the file does not say what %s was", name);
+    assert_string_equal(known.all[i].profile.name, "sc-math");
+    CHECK(!is_profile || is_profile(&known.all[i].profile, row->knob),
+          "%u ran under another than %s", row->knob, name);
+}
 
 static void row_is(const struct runlog_row *row, uint32_t number, uint32_t n)
 {
@@ -144,12 +221,17 @@ static void row_is(const struct runlog_row *row, uint32_t number, uint32_t n)
     assert_string_equal(row->answer_now, group_of(number, n / 2) == CERTAINDEX_EMPTY ? "" : wanted);
     assert_string_equal(row->ended, number % 2 ? "settled" : number % 3 ? "capped" : "budget");
     assert_string_equal(row->algorithm, "sc");
-    assert_string_equal(row->profile, "sc-math");
+    assert_int_equal(row->batch, number % 3 == 0);
+    assert_true(row->charged_tokens == 0); /* no chain */
     assert_int_equal(row->cap, number + 1);
     assert_int_equal(row->probe_tokens, 20);
     assert_true(row->right == RUNLOG_UNKNOWN && isnan(row->reward));
     assert_true(n % 2 ? row->confidence > 1.4 : isnan(row->confidence));
 }
+
+/* Programs of the file that was read last, by what they say of their profile. */
+enum { SAID, CHANGED, NOT_SAID, VERSIONS };
+static uint32_t versions[VERSIONS];
 
 /* Programs of a file, each whole: its knob is its number and count_of(number) its answers. Returns how many. */
 static uint32_t read_log(const char *name, uint32_t (*count_of)(uint32_t number))
@@ -159,6 +241,8 @@ static uint32_t read_log(const char *name, uint32_t (*count_of)(uint32_t number)
     char message[RUNLOG_MESSAGE_BYTES], last[64] = "", problem[64] = "", *line = NULL;
     size_t room = 0;
     uint32_t programs = 0, left = 0, n = 0, lines = 0;
+    known.count = 0;
+    memset(versions, 0, sizeof versions);
     FILE *file = fopen(name, "re");
     CHECK(file, "%s: %m", name);
     while (getline(&line, &room, file) >= 0) {
@@ -166,8 +250,17 @@ static uint32_t read_log(const char *name, uint32_t (*count_of)(uint32_t number)
             CHECK(runlog_parse_header(line, &layout, message) == 0, "%s", message);
             continue;
         }
+        if (line[0] == '#') {
+            assert_int_equal(left, 0); /* between programs */
+            profile_read_line(line);
+            continue;
+        }
         CHECK(runlog_parse(&layout, line, &row, message) == 0, "%u: %s", lines, message);
+        version_is(&row);
         if (strcmp(row.program, last) != 0) {
+            versions[!row.version[0]                       ? NOT_SAID
+                     : strcmp(row.version, "changed") == 0 ? CHANGED
+                                                           : SAID]++;
             CHECK(left == 0, "line %u: %u lines of program %s are missing", lines, left, last);
             (void)snprintf(last, sizeof last, "%s", row.program);
             (void)snprintf(problem, sizeof problem, "%s", row.problem);
@@ -197,12 +290,6 @@ static uint32_t eight(uint32_t number)
     return 8;
 }
 
-static void files_remove(void)
-{
-    (void)unlink(path);
-    (void)unlink(old_path);
-}
-
 /* ---- tests -------------------------------------------------------------------------------------- */
 
 /* Programs in any order, mixed; some end otherwise, some without an answer; handles come again. */
@@ -211,9 +298,7 @@ static void each_program_comes_out_whole(void **state)
     (void)state;
     struct host h;
     uint32_t number[PROGRAMS] = {0}, answers[PROGRAMS] = {0}, done = 0, begun = 0, silent = 0;
-    files_remove();
-    open_log(&h, 1u << 30);
-    write_out(&h);
+    open_new(&h);
     while (done < 3000) {
         uint32_t at = (uint32_t)rng_below(&rng, PROGRAMS);
         if (number[at] == 0) {
@@ -278,9 +363,7 @@ static void an_answer_that_is_missing_costs_its_program(void **state)
 {
     (void)state;
     struct host h;
-    files_remove();
-    open_log(&h, 1u << 30);
-    write_out(&h);
+    open_new(&h);
     for (uint32_t i = 0; i < 4; i++) {
         for (uint32_t n = 0; n < 8; n++)
             if ((i != 1 || n != 5) && (i != 2 || n != 7))
@@ -348,7 +431,9 @@ static void a_file_is_gone_on_with(void **state)
         written += close_log(&h).programs_written;
     }
     assert_int_equal(written, 60);
+    lives = 3;
     assert_int_equal(read_log(path, eight), 60);
+    lives = 1;
 }
 
 /* As logrotate does. */
@@ -356,16 +441,9 @@ static void a_file_that_was_moved_is_left_alone(void **state)
 {
     (void)state;
     struct host h;
-    struct livelog_stats stats = {0};
-    files_remove();
-    open_log(&h, 1u << 30);
-    write_out(&h);
+    open_new(&h);
     programs_put(&h, 20);
-    for (uint32_t i = 0; stats.programs_written < 20; i++) {
-        CHECK(i < 5000, "nothing is written");
-        (void)usleep(1000);
-        livelog_stats(h.log, &stats);
-    }
+    (void)wait_for(&h, 20);
     CHECK(rename(path, old_path) == 0, "%m");
     programs_put(&h, 5);
     assert_int_equal(close_log(&h).programs_written, 25);
@@ -379,7 +457,6 @@ static void a_full_disk_costs_whole_programs(void **state)
     (void)state;
     struct host h;
     struct rlimit before, small;
-    struct livelog_stats stats = {0};
     files_remove();
     (void)signal(SIGXFSZ, SIG_IGN);
     assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
@@ -389,11 +466,7 @@ static void a_full_disk_costs_whole_programs(void **state)
     small.rlim_cur = 20000;
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
     programs_put(&h, 60);
-    for (uint32_t i = 0; stats.programs_written + stats.programs_lost < 60; i++) {
-        CHECK(i < 5000, "nothing happens");
-        (void)usleep(1000);
-        livelog_stats(h.log, &stats);
-    }
+    struct livelog_stats stats = wait_for(&h, 60);
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
     assert_true(stats.programs_lost > 20 && stats.programs_written > 5);
     assert_int_equal(read_log(path, eight), stats.programs_written);
@@ -401,6 +474,134 @@ static void a_full_disk_costs_whole_programs(void **state)
     struct livelog_stats after = close_log(&h);
     assert_int_equal(after.programs_lost, stats.programs_lost);
     assert_int_equal(read_log(path, eight), stats.programs_written + 10);
+}
+
+/* ---- profiles ----------------------------------------------------------------------------------- */
+
+static void value_set(uint32_t value)
+{
+    char text[16], message[PROFILE_MESSAGE_BYTES];
+    (void)snprintf(text, sizeof text, "%u", value);
+    int r = profiles_set(&profiles, "sc-math.policy.length_tokens", text, message);
+    CHECK(r == 0, "%s", message);
+}
+
+static void program_whole(struct host *h, uint32_t handle, uint32_t number)
+{
+    for (uint32_t n = 0; n < 8; n++)
+        observe(h, handle, number, n);
+    livelog_take(h->log);
+    end(h, handle, number, 8);
+    livelog_flush(h->log);
+}
+
+/* Each life says it, and each file. */
+static void a_profile_is_said_once_in_a_file(void **state)
+{
+    (void)state;
+    struct host h;
+    files_remove();
+    for (uint32_t life = 0; life < 3; life++) {
+        open_log(&h, 1u << 30);
+        write_out(&h);
+        program_whole(&h, 0, 11);
+        program_whole(&h, 1, 13);
+        (void)close_log(&h);
+        lives = life == 1 ? 2 : 1;
+        assert_int_equal(read_log(path, eight), 2 * lives);
+        assert_int_equal(versions[SAID], 2 * lives);
+        if (life == 1)
+            CHECK(rename(path, old_path) == 0, "%m");
+    }
+    lives = 1;
+}
+
+/* One that runs while it is changed names no version, not even when it is changed back; the same text has the same
+ * name. */
+static void programs_name_the_profile_they_ran_under(void **state)
+{
+    (void)state;
+    struct host h;
+    open_new(&h);
+    for (uint32_t n = 0; n < 8; n++)
+        observe(&h, 9, 100, n); /* under 3, as is said below */
+    livelog_take(h.log);
+    for (uint32_t i = 0; i < 6; i++) {
+        value_set(3 + i % 2);
+        program_whole(&h, i, i);
+    }
+    end(&h, 9, 100, 8);
+    assert_int_equal(close_log(&h).programs_written, 7);
+    assert_int_equal(read_log(path, eight), 7);
+    assert_true(versions[SAID] == 6 && versions[CHANGED] == 1 && known.count == 2);
+}
+
+static bool is_by_number(const struct profile *profile, uint32_t number)
+{
+    return profile->policy.length_tokens == number + 1;
+}
+
+/* Each program has a version of its own, many run at once, and far more come than are kept. */
+static void versions_are_kept_while_they_are_needed(void **state)
+{
+    (void)state;
+    enum { COUNT = 2000, AT_ONCE = 40 };
+    struct host h;
+    uint32_t number[AT_ONCE] = {0};
+    open_new(&h);
+    is_profile = is_by_number;
+    for (uint32_t i = 1; i <= COUNT + AT_ONCE; i++) {
+        uint32_t at = i <= COUNT ? (uint32_t)rng_below(&rng, AT_ONCE) : i - COUNT - 1;
+        if (number[at] > 0) { /* its profile is as it was: nothing is said to have changed */
+            profiles.changes[profiles_find(&profiles, "sc-math", 7)] = number[at];
+            end(&h, at, number[at], 8);
+            livelog_flush(h.log);
+        }
+        number[at] = 0;
+        if (i > COUNT)
+            continue;
+        value_set(i + 1);
+        profiles.changes[profiles_find(&profiles, "sc-math", 7)] = i;
+        for (uint32_t n = 0; n < 8; n++)
+            observe(&h, at, i, n);
+        livelog_take(h.log);
+        number[at] = i;
+        if (i % 16 == 0)
+            (void)usleep(2000);
+    }
+    uint32_t written = (uint32_t)close_log(&h).programs_written;
+    assert_int_equal(read_log(path, eight), written);
+    is_profile = NULL;
+    (void)printf("%u programs: of %u the profile is said, of %u not\n", written, versions[SAID],
+                 versions[NOT_SAID]);
+    assert_true(versions[SAID] > COUNT / 2 && versions[CHANGED] == 0);
+}
+
+/* As many run as are kept, and nobody reads: the next has no place until one of them is written. */
+static void a_program_without_a_place_does_not_say(void **state)
+{
+    (void)state;
+    struct host h;
+    files_remove();
+    open_log(&h, 1u << 30);
+    for (uint32_t at = 0; at < PROGRAMS - 1; at++) {
+        value_set(at + 1);
+        observe(&h, at, 8, 0);
+        livelog_take(h.log);
+    }
+    value_set(1000);
+    program_whole(&h, PROGRAMS - 1, 9); /* has the last place */
+    value_set(1001);
+    program_whole(&h, PROGRAMS - 1, 19); /* and still has it */
+    write_out(&h);
+    (void)wait_for(&h, 2);
+    (void)usleep(200000); /* what was written is not yet said to be */
+    program_whole(&h, PROGRAMS - 1, 29);
+    for (uint32_t at = 0; at < PROGRAMS - 1; at++)
+        livelog_forget(h.log, at);
+    (void)close_log(&h);
+    assert_int_equal(read_log(path, eight), 3);
+    assert_true(versions[SAID] == 2 && versions[NOT_SAID] == 1);
 }
 
 /* ---- tokens ------------------------------------------------------------------------------------- */
@@ -535,9 +736,16 @@ static void counted_put(struct host *h, uint32_t handle)
                             .path_tokens = c->path,
                             .answers_count = c->seen_count,
                             .cost = {.decoded_tokens = c->decoded, .reward_tokens = c->reward},
-                            .profile = "even",
                             .prompt = (const uint8_t *)"?",
                             .prompt_bytes = 1});
+}
+
+/* It takes both of its probes over: they are charged once, from the next line on. */
+static const uint64_t guided_costs[] = {32, 64 + 9, 93 + 9 + 20};
+
+static bool is_guided(const struct counted *c)
+{
+    return strcmp(c->what, "guided chain") == 0;
 }
 
 /* And dynasor-calibrate reads them. */
@@ -553,9 +761,37 @@ static void counted_read(const struct counted *c, const struct log *log, uint32_
         CHECK(log->tokens[i] == wanted && log->probe_tokens[i] == probe,
               "%s: line %u: %" PRIu64 " tokens and %u of a probe, not %" PRIu64 " and %u", c->what,
               n, log->tokens[i], log->probe_tokens[i], wanted, probe);
+        uint64_t cost = is_guided(c) ? guided_costs[n] : wanted;
+        CHECK(log->costs[i] == cost && log->adopted[i] == (is_guided(c) && !end),
+              "%s: line %u: %" PRIu64 " charged, not %" PRIu64, c->what, n, log->costs[i], cost);
         bool reads = !end && c->seen[n].score >= 0;
         CHECK(reads ? log->rewards[i] == c->seen[n].score : isnan(log->rewards[i]),
               "%s: line %u: %g", c->what, n, (double)log->rewards[i]);
+    }
+}
+
+/* What a probe became a part of costs once, wherever a policy stops. */
+static void adopted_replay(const struct log *log, uint32_t at)
+{
+    static const struct {
+        uint32_t window, tokens, probes;
+    } stops[] = {{1, 32, 9}, {2, 73, 20}, {3, 122, 0}};
+    for (uint32_t i = 0; i < sizeof stops / sizeof stops[0]; i++) {
+        struct replay replay;
+        struct profile profile;
+        profile_default(&profile);
+        profile.policy.kind = POLICY_PROBE;
+        profile.policy.probe.first_tokens = 8;
+        profile.policy.probe.interval_tokens = 8;
+        profile.policy.probe.window = stops[i].window;
+        replay_init(&replay, log);
+        struct outcome o = replay_run(&replay, at, &profile.policy, 0);
+        replay_free(&replay);
+        CHECK(o.tokens == stops[i].tokens && o.probe_tokens == stops[i].probes &&
+                  o.full_tokens == 122 && o.full_probes == 0,
+              "window %u: %" PRIu64 " tokens and %" PRIu64 " of probes, of %" PRIu64
+              " and %" PRIu64,
+              stops[i].window, o.tokens, o.probe_tokens, o.full_tokens, o.full_probes);
     }
 }
 
@@ -563,9 +799,7 @@ static void tokens_are_counted_by_algorithm(void **state)
 {
     (void)state;
     struct host h;
-    files_remove();
-    open_log(&h, 1u << 30);
-    write_out(&h);
+    open_new(&h);
     for (uint32_t i = 0; i < COUNTED; i++)
         counted_put(&h, i);
     assert_int_equal(close_log(&h).programs_written, COUNTED);
@@ -576,6 +810,8 @@ static void tokens_are_counted_by_algorithm(void **state)
         CHECK(r == 0, "%s", message);
         at = i > 0 && counted[i].algorithm == counted[i - 1].algorithm ? at : 0;
         counted_read(&counted[i], &log, at);
+        if (is_guided(&counted[i]))
+            adopted_replay(&log, at);
         log_free(&log);
     }
 }
@@ -607,16 +843,27 @@ static void a_piece_of_a_program_is_cut_off(void **state)
     (void)state;
     static char text[65536];
     struct host h;
-    size_t begins[4], cuts = 0, doubts = 0; /* programs of one problem */
+    size_t begins[4], cuts = 0, doubts = 0;
     files_remove();
-    for (uint32_t life = 0; life < 4; life++) {
-        open_log(&h, 1u << 30);
-        begins[life] = size_of(path);
-        write_out(&h);
-        programs_put(&h, 1);
-        (void)close_log(&h);
-    }
+    open_log(&h, 1u << 30);
+    size_t header = size_of(path);
+    write_out(&h);
+    for (uint32_t i = 0; i < 4; i++)
+        program_whole(&h, 0, 8 * i); /* of one problem */
+    assert_int_equal(close_log(&h).programs_written, 4);
     size_t bytes = file_take(text, sizeof text);
+    begins[0] = (size_t)((const char *)memchr(text + header, '\n', bytes - header) + 1 - text);
+    for (uint32_t i = 1; i < 4; i++) { /* each has eight lines */
+        begins[i] = begins[i - 1];
+        for (uint32_t n = 0; n < 8; n++)
+            begins[i] = (size_t)(strchr(text + begins[i], '\n') + 1 - text);
+    }
+    for (size_t at = header + 1; at + 1 < begins[0]; at++) { /* the line of the profile */
+        file_put(text, at, at % 7 == 0 ? 3 : 0);
+        open_log(&h, 1u << 30);
+        (void)close_log(&h);
+        assert_int_equal(size_of(path), header);
+    }
     for (size_t at = begins[3] + 1; at < bytes; at++) {
         bool whole_lines = text[at - 1] == '\n';
         if (whole_lines && at % 4096 != 0)
@@ -632,7 +879,7 @@ static void a_piece_of_a_program_is_cut_off(void **state)
         cuts++;
         doubts += doubt;
     }
-    assert_true(cuts > 300 && doubts >= 17);
+    assert_true(header + 500 < begins[0] && cuts > 300 && doubts >= 17);
 }
 
 /* A header that is cut is written anew. A write ends where a page ends: a line may, too, and its program is in doubt. */
@@ -668,6 +915,40 @@ static void a_piece_that_ends_with_a_line_is_cut_off(void **state)
     assert_int_equal(size_of(path), 4096 - 16);
 }
 
+static void write_one(void)
+{
+    struct host h;
+    open_log(&h, 1u << 30);
+    write_out(&h);
+    program_whole(&h, 0, 11);
+    (void)close_log(&h);
+    assert_int_equal(read_log(path, eight), 1);
+}
+
+/* Lines of one file have the same columns; what is no log of programs is not touched. */
+static void a_file_with_other_columns_is_put_away(void **state)
+{
+    (void)state;
+    static const char before[] =
+        "problem\tprogram\talgorithm\tn\ttokens\tanswer\na\tb\tsc\t1\t9\t0\n";
+    static const char hosts[] = "127.0.0.1 localhost\nno line end";
+    char message[MESSAGE_BYTES] = "";
+    struct livelog *log;
+    files_remove();
+    file_put(before, sizeof before - 1, 0);
+    write_one();
+    assert_int_equal(size_of(old_path), sizeof before - 1);
+    file_put(hosts, sizeof hosts - 1, 0);
+    assert_true(livelog_new(&(struct livelog_config){.path = path,
+                                                     .file_bytes = LIVELOG_FILE_BYTES_MIN,
+                                                     .programs_max = 4},
+                            &log, message) < 0);
+    CHECK(strstr(message, path) && strstr(message, "accepted a new file"), "%s", message);
+    assert_int_equal(size_of(path), sizeof hosts - 1); /* nothing is cut off */
+    file_put("", 0, 4096);                             /* lost when the machine went down */
+    write_one();
+}
+
 static void what_cannot_be_a_log_is_refused(void **state)
 {
     (void)state;
@@ -692,13 +973,19 @@ int main(void)
         cmocka_unit_test(a_file_is_gone_on_with),
         cmocka_unit_test(a_file_that_was_moved_is_left_alone),
         cmocka_unit_test(a_full_disk_costs_whole_programs),
+        cmocka_unit_test(a_profile_is_said_once_in_a_file),
+        cmocka_unit_test(programs_name_the_profile_they_ran_under),
+        cmocka_unit_test(versions_are_kept_while_they_are_needed),
+        cmocka_unit_test(a_program_without_a_place_does_not_say),
         cmocka_unit_test(tokens_are_counted_by_algorithm),
         cmocka_unit_test(a_piece_of_a_program_is_cut_off),
         cmocka_unit_test(a_piece_that_ends_with_a_line_is_cut_off),
+        cmocka_unit_test(a_file_with_other_columns_is_put_away),
         cmocka_unit_test(what_cannot_be_a_log_is_refused),
     };
     rng.state = check_number("SEED", now_ns());
     (void)printf("SEED=%" PRIu64 "\n", rng.state);
+    profiles_init(&profiles);
     CHECK(mkdtemp(folder), "%m");
     (void)snprintf(path, sizeof path, "%s/programs.tsv", folder);
     (void)snprintf(old_path, sizeof old_path, "%s.1", path);

@@ -155,8 +155,8 @@ static void set_curve(struct policy_options *o, uint32_t knob, uint32_t low, uin
 {
     struct policy_curve_row *row = &o->curve[o->curve_count++];
     row->knob = knob;
-    for (uint32_t b = 0; b < POLICY_BINS; b++)
-        row->total[b] = b == POLICY_BINS - 1 ? unanimous : b < 5 ? low : high;
+    for (uint32_t b = 0; b <= o->curve_edges.count; b++)
+        row->total[b] = b == o->curve_edges.count ? unanimous : b < 5 ? low : high;
 }
 
 static void curves_give_a_total_by_certaindex(void **state)
@@ -172,11 +172,69 @@ static void curves_give_a_total_by_certaindex(void **state)
     expect_grants(&o, "aaabcaaaaaaaaaaa", "5 7 8", POLICY_STOP);
     set_curve(&o, 7, 20, 20, 7); /* a row of its own from 7 on */
     expect_grants(&o, "aaabcaaaaaaaaaaa", "5 7 9 11 13 15 16", POLICY_STOP);
-    assert_int_equal(policy_bin(0.3 - 1e-12), 3); /* a sum of rounded logarithms */
-    assert_int_equal(policy_bin(0.999), 9);
-    assert_int_equal(policy_bin(1), 10);
-    assert_int_equal(policy_bin(-0.1), 0);
-    assert_int_equal(policy_bin((double)NAN), 0);
+}
+
+static void bins_are_tenths_unless_a_profile_says_others(void **state)
+{
+    (void)state;
+    struct policy_options o = options_of(POLICY_CURVE_ONCE);
+    for (uint32_t p = 0; p <= 1000; p++)
+        for (int side = -1; side <= 1; side++) { /* a sum of rounded logarithms */
+            double signal = p / 1000.0 + side * 1e-12;
+            assert_int_equal(policy_bin(&policy_tenths, signal), p / 100);
+            assert_int_equal(policy_bin(&o.curve_edges, signal), p / 100);
+            assert_int_equal(policy_bin(&o.chance_edges, signal), p / 100);
+        }
+    assert_int_equal(policy_bin(&policy_tenths, 0.3 - 1e-8), 2);
+    assert_int_equal(policy_bin(&policy_tenths, -0.1), 0);
+    assert_int_equal(policy_bin(&policy_tenths, 1.5), 10);
+    assert_int_equal(policy_bin(&policy_tenths, (double)NAN), 0);
+}
+
+static void a_curve_may_have_edges_of_its_own(void **state)
+{
+    (void)state;
+    struct policy_options o = options_of(POLICY_CURVE_ONCE);
+    float rewards[] = {0.01f, 0.02f, 0.03f};
+    struct policy_view view = {
+        .knob_done = 3, .knob_cap = 20, .rewards = rewards, .rewards_count = 3};
+    static const struct {
+        float reward;
+        uint32_t knob;
+    } cases[] = {{0, 20},   {0.0099f, 20}, {0.0101f, 9}, {0.0449f, 9}, {0.0451f, 5},
+                 {0.5f, 5}, {0.99f, 5},    {1, 3},       {NAN, 20}}; /* no number: unknown */
+    o.detect = 3;
+    o.curve_signal = CERTAINDEX_REWARD;
+    o.curve_edges = (struct policy_edges){3, {0.01, 0.045, 1}};
+    o.curve_count = 1;
+    o.curve[0] = (struct policy_curve_row){.knob = 3, .total = {20, 9, 5, 3}};
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        rewards[0] = rewards[1] = rewards[2] = cases[i].reward;
+        struct policy_decision decision = policy_decide(&o, &view);
+        CHECK(decision.knob == cases[i].knob &&
+                  decision.verdict == (cases[i].knob > 3 ? POLICY_CONTINUE : POLICY_STOP),
+              "reward %g: to %u", (double)cases[i].reward, decision.knob);
+    }
+    /* The edges of the chances are others. */
+    o.give_up_below = 0.5;
+    o.chance_count = 1;
+    o.chance_edges = (struct policy_edges){1, {0.02}};
+    o.chance[0] = (struct policy_chance_row){.knob = 3, .chance = {0.4, 0.6}};
+    rewards[0] = rewards[1] = rewards[2] = 0.019f;
+    assert_int_equal(policy_decide(&o, &view).verdict, POLICY_GIVEN_UP);
+    rewards[0] = rewards[1] = rewards[2] = 0.021f;
+    assert_int_equal(policy_decide(&o, &view).verdict, POLICY_CONTINUE);
+    /* As many as there is room for. */
+    o.curve_edges.count = POLICY_EDGES_MAX;
+    for (uint32_t e = 0; e < POLICY_EDGES_MAX; e++)
+        o.curve_edges.at[e] = (e + 1) / 100.0;
+    for (uint32_t b = 0; b < POLICY_BINS_MAX; b++)
+        o.curve[0].total[b] = 50 - b;
+    view.knob_cap = 60;
+    for (uint32_t b = 2; b < POLICY_BINS_MAX; b++) {
+        rewards[0] = rewards[1] = rewards[2] = (float)b / 100 + 0.005f;
+        assert_int_equal(policy_decide(&o, &view).knob, 50 - b);
+    }
 }
 
 static void esc_stops_on_a_unanimous_window(void **state)
@@ -406,7 +464,7 @@ static void hopeless_programs_are_given_up(void **state)
     o.give_up_below = 0.05;
     o.chance_count = 1;
     o.chance[0] = (struct policy_chance_row){.knob = 5, .chance = {0.04, 0.2, 0.3}};
-    for (uint32_t b = 3; b < POLICY_BINS; b++)
+    for (uint32_t b = 3; b <= o.chance_edges.count; b++)
         o.chance[0].chance[b] = 0.9;
     expect_grants(&o, "abcdeaaaaa", "5", POLICY_GIVEN_UP);
     expect_grants(&o, "aabcdaaaaa", "5 10", POLICY_STOP);
@@ -516,6 +574,8 @@ int main(void)
         cmocka_unit_test(k_step_reads_every_k_with_a_threshold_for_each),
         cmocka_unit_test(length_stops_short_or_long_programs),
         cmocka_unit_test(curves_give_a_total_by_certaindex),
+        cmocka_unit_test(bins_are_tenths_unless_a_profile_says_others),
+        cmocka_unit_test(a_curve_may_have_edges_of_its_own),
         cmocka_unit_test(esc_stops_on_a_unanimous_window),
         cmocka_unit_test(adaptive_consistency_has_the_published_criterion),
         cmocka_unit_test(deepconf_sets_a_bar_and_stops_at_consensus),

@@ -1,5 +1,5 @@
 /* tests/unit/test_profile.c: profiles as text. The built-in ones are the published rows; a file that
- * is written reads back to the same bits, for the built-in and for random profiles; what is wrong is
+ * is written reads back to the same bits, for the built-in and for random profiles, edges of bins among them; what is wrong is
  * refused with file, line, key and range, and changes nothing; and random damage to a good file never
  * gives a profile that the policies could not run. The run log's lines round-trip too. */
 #include <errno.h>
@@ -18,7 +18,7 @@
 #include "daemon/program/runlog.h"
 #include "tests/lib/check.h"
 
-#define TEXT_BYTES 16384u
+#define TEXT_BYTES 65536u
 
 static struct rng rng;
 
@@ -98,9 +98,24 @@ static double random_real(double most)
     return (double)rng_below(&rng, UINT32_MAX) / UINT32_MAX * most;
 }
 
+static void random_edges(struct policy_edges *edges)
+{
+    double least = 0;
+    if (rng_below(&rng, 3) == 0)
+        return; /* tenths */
+    memset(edges, 0, sizeof *edges);
+    edges->count = 1 + (uint32_t)rng_below(&rng, POLICY_EDGES_MAX);
+    for (uint32_t e = 0; e < edges->count; e++) {
+        least += (1 - least) * (0.01 + random_real(0.1));
+        edges->at[e] = e + 1 == edges->count && rng_below(&rng, 2) == 0 ? 1 : least;
+    }
+}
+
 static void random_rows(struct policy_options *p)
 {
     uint32_t knob = 0;
+    random_edges(&p->curve_edges);
+    random_edges(&p->chance_edges);
     p->limits_count = 1 + (uint32_t)rng_below(&rng, POLICY_ROWS_MAX);
     p->curve_count = 1 + (uint32_t)rng_below(&rng, POLICY_ROWS_MAX);
     p->chance_count = 1 + (uint32_t)rng_below(&rng, POLICY_ROWS_MAX);
@@ -112,10 +127,10 @@ static void random_rows(struct policy_options *p)
             if (p->limits[i].limits.used & 1u << s)
                 p->limits[i].limits.above[s] = random_real(1);
         p->curve[i].knob = p->chance[i].knob = knob;
-        for (uint32_t b = 0; b < POLICY_BINS; b++) {
+        for (uint32_t b = 0; b <= p->curve_edges.count; b++)
             p->curve[i].total[b] = (uint32_t)rng_below(&rng, 1u << 24);
+        for (uint32_t b = 0; b <= p->chance_edges.count; b++)
             p->chance[i].chance[b] = random_real(1);
-        }
     }
     p->detect = knob + (uint32_t)rng_below(&rng, 100);
 }
@@ -146,10 +161,51 @@ static void a_written_profile_reads_back_to_the_same_bits(void **state)
             for (uint32_t s = 0; s < CERTAINDEX_SIGNALS; s++)
                 assert_true(back.policy.limits[i].limits.above[s] ==
                             out.policy.limits[i].limits.above[s]);
+        assert_memory_equal(&back.policy.curve_edges, &out.policy.curve_edges,
+                            sizeof out.policy.curve_edges);
+        assert_memory_equal(&back.policy.chance_edges, &out.policy.chance_edges,
+                            sizeof out.policy.chance_edges);
+        assert_int_equal(back.policy.curve_count, out.policy.curve_count);
+        for (uint32_t i = 0; i < out.policy.curve_count; i++)
+            assert_true(memcmp(&back.policy.curve[i], &out.policy.curve[i],
+                               sizeof out.policy.curve[i]) == 0);
         for (uint32_t i = 0; i < out.policy.chance_count; i++)
             assert_true(memcmp(&back.policy.chance[i], &out.policy.chance[i],
                                sizeof out.policy.chance[i]) == 0);
     }
+}
+
+static void edges_are_written_where_they_are_not_tenths(void **state)
+{
+    char text[TEXT_BYTES], message[PROFILE_MESSAGE_BYTES], got[PROFILE_LINE_BYTES];
+    struct profile p;
+    (void)state;
+    profile_default(&p);
+    assert_int_equal(profile_get(&p, "curve.edges", got, sizeof got), 0);
+    assert_string_equal(got, "0.1 0.2 0.3 0.4 0.5 0.6 0.7 0.8 0.9 1");
+    assert_int_equal(profile_set(&p, "curve.5", "11 10 9 8 7 6 5 4 3 2 1", message), 0);
+    text_of(&p, text);
+    assert_null(strstr(text, "edges"));
+    /* They may move below their rows, and not become fewer. */
+    assert_int_equal(profile_set(&p, "curve.edges", "0.045 1", message), -EINVAL);
+    assert_string_equal(message, "[curve] edges = 0.045 1: accepted 10 to 10 ascending numbers "
+                                 "above 0 and at most 1, one less than the rows have");
+    assert_int_equal(
+        profile_set(&p, "curve.edges", "0.01 0.02 0.03 0.04 0.05 0.06 0.07 0.08 0.09 1", message),
+        0);
+    text_of(&p, text);
+    assert_non_null(strstr(text, "\n[curve]\nedges = 0.01 0.02 0.03 0.04 0.05 0.06 0.07 0.08 "
+                                 "0.09 1\n5 = 11 10 9 8 7 6 5 4 3 2 1\n"));
+    assert_true(policy_bin(&p.policy.curve_edges, 0.095) == 9);
+    profile_default(&p);
+    assert_int_equal(profile_set(&p, "chance.edges", " 0.045  1 ", message), 0);
+    assert_int_equal(profile_set(&p, "chance.5", "0 0.5 1", message), 0);
+    assert_int_equal(profile_set(&p, "chance.6", "0 0.5", message), -EINVAL);
+    assert_string_equal(message, "[chance] 6 = 0 0.5: accepted 3 numbers of 0 to 1");
+    text_of(&p, text);
+    assert_non_null(strstr(text, "\n[chance]\nedges = 0.045 1\n5 = 0 0.5 1\n"));
+    assert_null(strstr(text, "[curve]"));
+    assert_int_equal(profile_get(&p, "certainty.edges", got, sizeof got), -ENOENT);
 }
 
 static void every_value_can_be_got_and_set(void **state)
@@ -192,56 +248,68 @@ static void every_value_can_be_got_and_set(void **state)
 
 /* ---- what is wrong ------------------------------------------------------------------------------ */
 
+static const struct {
+    const char *text;
+    const char *message;
+} wrong[] = {
+    {"[policy]\ndetect = 0\n",
+     "p.ini:2: [policy] detect = 0: accepted a whole number, 1 to 16777216"},
+    {"[policy]\ndetect = 5x\n",
+     "p.ini:2: [policy] detect = 5x: accepted a whole number, 1 to 16777216"},
+    {"\n# c\n[policy]\nposterior = 1.5\n",
+     "p.ini:4: [policy] posterior = 1.5: accepted a number, 0 to 1"},
+    {"[policy]\nposterior = -0.1\n",
+     "p.ini:2: [policy] posterior = -0.1: accepted a number, 0 to 1"},
+    {"[policy]\nposterior = nan\n", "p.ini:2: [policy] posterior = nan: accepted a number, 0 to 1"},
+    {"[policy]\nkind = best\n",
+     "p.ini:2: [policy] kind = best: accepted even | length | static | k_step | curve_once | "
+     "curve_each_step | esc | adaptive_consistency | deepconf | m_of_n | probe | give_up"},
+    {"[policy]\nkind = k_step | curve_once\n", "p.ini:2: [policy] kind = k_step | curve_once: "},
+    {"[policy]\nthreshold = 1\n", "p.ini:2: [policy] threshold: no such key"},
+    {"[polcy]\n", "p.ini:1: [polcy]: accepted sections are profile, policy, probe, risk, "},
+    {"[policy\n", "p.ini:1: [policy: accepted [section] or key = value"},
+    {"detect = 5\n", "p.ini:1: detect = 5: accepted keys below a [section]"},
+    {"[policy]\ndetect\n", "p.ini:2: detect: accepted [section] or key = value"},
+    {"[policy]\ndetect = 5\ndetect = 5\n", "p.ini:3: [policy] detect: accepted once"},
+    {"[certainty]\n5 = 0.5\n05 = 0.6\n", "p.ini:3: [certainty] 05: accepted once"},
+    {"[certainty]\n5 = 1.01\n", "p.ini:2: [certainty] 5 = 1.01: accepted 1 numbers of 0 to 1"},
+    {"[certainty]\nn = 0.5\n", "p.ini:2: [certainty] n: accepted keys are knobs, 1 to 16777216"},
+    {"[curve]\n5 = 1 2 3\n", "p.ini:2: [curve] 5 = 1 2 3: accepted 11 whole numbers of 0 to "},
+    {"[curve]\nedges = 0 0.5\n", "p.ini:2: [curve] edges = 0 0.5: accepted 1 to 31 ascending "
+                                 "numbers above 0 and at most 1"},
+    {"[curve]\nedges = 0.5 0.5\n", "p.ini:2: [curve] edges = 0.5 0.5: accepted 1 to 31 "},
+    {"[curve]\nedges = 0.5 0.4\n", "p.ini:2: [curve] edges = 0.5 0.4: accepted 1 to 31 "},
+    {"[chance]\nedges = 0.5 1.1\n", "p.ini:2: [chance] edges = 0.5 1.1: accepted 1 to 31 "},
+    {"[chance]\nedges = 0.5 x\n", "p.ini:2: [chance] edges = 0.5 x: accepted 1 to 31 "},
+    {"[chance]\nedges =\n", "p.ini:2: [chance] edges = : accepted 1 to 31 "},
+    {"[curve]\nedges = .01 .02 .03 .04 .05 .06 .07 .08 .09 .1 .11 .12 .13 .14 .15 .16 .17 .18 "
+     ".19 .2 .21 .22 .23 .24 .25 .26 .27 .28 .29 .3 .31 .32\n",
+     "p.ini:2: [curve] edges = .01 .02 "},
+    {"[curve]\nedges = 0.5\nedges = 0.5\n", "p.ini:3: [curve] edges: accepted once"},
+    {"[curve]\nedges = 0.5\n5 = 1 2 3\n",
+     "p.ini:3: [curve] 5 = 1 2 3: accepted 2 whole numbers of 0 to 16777216"},
+    {"[curve]\nedge = 0.5\n",
+     "p.ini:2: [curve] edge: accepted keys are knobs, 1 to 16777216, and edges"},
+    {"[reward]\nedges = 0.5\n", "p.ini:2: [reward] edges: accepted keys are knobs, 1 to 16777216"},
+    {"[profile]\nname = a b\n", "p.ini:2: [profile] name = a b: accepted 1 to 47 characters"},
+    {"[policy]\nkind = static\n",
+     "p.ini: [policy] kind = static: needs a threshold ([certainty], [reward], [agreement] or "
+     "[confidence]) for the knob detect = 5 or a lower one"},
+    {"[policy]\nkind = static\n[certainty]\n6 = 0.7\n", "p.ini: [policy] kind = static: needs "},
+    {"[policy]\nkind = curve_once\n", "p.ini: [policy] kind = curve_once: needs a [curve] "},
+    {"[policy]\ngive_up_below = 0.1\n", "p.ini: [policy] give_up_below: needs a [chance] table"},
+};
+
 static void what_is_wrong_is_named_with_its_line_and_range(void **state)
 {
-    static const struct {
-        const char *text;
-        const char *message;
-    } cases[] = {
-        {"[policy]\ndetect = 0\n",
-         "p.ini:2: [policy] detect = 0: accepted a whole number, 1 to 16777216"},
-        {"[policy]\ndetect = 5x\n",
-         "p.ini:2: [policy] detect = 5x: accepted a whole number, 1 to 16777216"},
-        {"\n# c\n[policy]\nposterior = 1.5\n",
-         "p.ini:4: [policy] posterior = 1.5: accepted a number, 0 to 1"},
-        {"[policy]\nposterior = -0.1\n",
-         "p.ini:2: [policy] posterior = -0.1: accepted a number, 0 to 1"},
-        {"[policy]\nposterior = nan\n",
-         "p.ini:2: [policy] posterior = nan: accepted a number, 0 to 1"},
-        {"[policy]\nkind = best\n",
-         "p.ini:2: [policy] kind = best: accepted even | length | static | k_step | curve_once | "
-         "curve_each_step | esc | adaptive_consistency | deepconf | m_of_n | probe | give_up"},
-        {"[policy]\nkind = k_step | curve_once\n",
-         "p.ini:2: [policy] kind = k_step | curve_once: "},
-        {"[policy]\nthreshold = 1\n", "p.ini:2: [policy] threshold: no such key"},
-        {"[polcy]\n", "p.ini:1: [polcy]: accepted sections are profile, policy, probe, risk, "},
-        {"[policy\n", "p.ini:1: [policy: accepted [section] or key = value"},
-        {"detect = 5\n", "p.ini:1: detect = 5: accepted keys below a [section]"},
-        {"[policy]\ndetect\n", "p.ini:2: detect: accepted [section] or key = value"},
-        {"[policy]\ndetect = 5\ndetect = 5\n", "p.ini:3: [policy] detect: accepted once"},
-        {"[certainty]\n5 = 0.5\n05 = 0.6\n", "p.ini:3: [certainty] 05: accepted once"},
-        {"[certainty]\n5 = 1.01\n", "p.ini:2: [certainty] 5 = 1.01: accepted 1 numbers of 0 to 1"},
-        {"[certainty]\nn = 0.5\n",
-         "p.ini:2: [certainty] n: accepted keys are knobs, 1 to 16777216"},
-        {"[curve]\n5 = 1 2 3\n", "p.ini:2: [curve] 5 = 1 2 3: accepted 11 whole numbers of 0 to "},
-        {"[profile]\nname = a b\n", "p.ini:2: [profile] name = a b: accepted 1 to 47 characters"},
-        {"[policy]\nkind = static\n",
-         "p.ini: [policy] kind = static: needs a threshold ([certainty], [reward], [agreement] or "
-         "[confidence]) for the knob detect = 5 or a lower one"},
-        {"[policy]\nkind = static\n[certainty]\n6 = 0.7\n",
-         "p.ini: [policy] kind = static: needs "},
-        {"[policy]\nkind = curve_once\n", "p.ini: [policy] kind = curve_once: needs a [curve] "},
-        {"[policy]\ngive_up_below = 0.1\n",
-         "p.ini: [policy] give_up_below: needs a [chance] table"},
-    };
     char message[PROFILE_MESSAGE_BYTES], before[TEXT_BYTES], after[TEXT_BYTES];
     struct profile p;
     (void)state;
     assert_int_equal(profile_find("sc-math", &p), 0);
     text_of(&p, before);
-    for (size_t i = 0; i < COUNT_OF(cases); i++) {
-        int rc = read_text(cases[i].text, strlen(cases[i].text), &p, message);
-        CHECK(rc == -EINVAL && strncmp(message, cases[i].message, strlen(cases[i].message)) == 0,
+    for (size_t i = 0; i < COUNT_OF(wrong); i++) {
+        int rc = read_text(wrong[i].text, strlen(wrong[i].text), &p, message);
+        CHECK(rc == -EINVAL && strncmp(message, wrong[i].message, strlen(wrong[i].message)) == 0,
               "case %zu: %d %s", i, rc, message);
         text_of(&p, after);
         assert_string_equal(before, after);
@@ -287,6 +355,11 @@ static void damaged_files_never_give_a_profile_that_cannot_run(void **state)
     for (uint32_t round = 0; round < 20000; round++) {
         struct profile p;
         profile_builtin((uint32_t)rng_below(&rng, profile_builtin_count()), &p);
+        if (round % 4 == 0) {
+            (void)profile_set(&p, "curve.edges", "0.045 0.25 1", message);
+            (void)profile_set(&p, "curve.1", "9 8 7 6", message);
+            p.policy.kind = POLICY_CURVE_EACH_STEP;
+        }
         text_of(&p, text);
         size_t bytes = strlen(text);
         for (uint64_t hits = 1 + rng_below(&rng, 3); hits > 0; hits--)
@@ -391,6 +464,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_published_rows_are_built_in),
         cmocka_unit_test(a_written_profile_reads_back_to_the_same_bits),
+        cmocka_unit_test(edges_are_written_where_they_are_not_tenths),
         cmocka_unit_test(every_value_can_be_got_and_set),
         cmocka_unit_test(what_is_wrong_is_named_with_its_line_and_range),
         cmocka_unit_test(too_many_rows_are_refused),

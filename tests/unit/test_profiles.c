@@ -78,8 +78,12 @@ static void profiles_keys_are_about_what_they_say(void **state)
     /* Without a name: what programs use that name none, each once. */
     assert_int_equal(profiles_set(&ps, "policy.give_up_below", "0", message), 0);
     assert_int_equal(profiles_set(&ps, "policy.consensus", "0.5", message), 0);
-    for (uint32_t a = 0; a < DYNASOR_ALGORITHM_COUNT; a++)
+    for (uint32_t a = 0; a < DYNASOR_ALGORITHM_COUNT; a++) {
         assert_true(ps.all[ps.defaults[a]].policy.consensus < 0.6);
+        bool math = ps.defaults[a] == profiles_find(&ps, "sc-math", 7);
+        assert_int_equal(ps.changes[ps.defaults[a]], math ? 3 : 2);
+    }
+    assert_int_equal(ps.changes[profiles_find(&ps, "sc-gsm8k", 8)], 0);
     assert_true(policy_of("sc-gsm8k")->consensus > 0.9);
     assert_true(strstr(got("policy.consensus"), "sc-math.policy.consensus 0.5\n") != NULL);
     assert_ptr_equal(strstr(strstr(out, "even.policy") + 1, "even.policy"), NULL);
@@ -174,6 +178,7 @@ static void profiles_loaded_ones_are_shown_and_keep_their_algorithm(void **state
     assert_int_equal(fclose(file), 0);
     before = ps;
     assert_int_equal(load(out), 0); /* what is shown can be loaded */
+    before.changes[count]++;        /* which counts as a change */
     assert_true(same());
     assert_int_equal(load("[profile]\nname = mine\nalgorithm = cot\n"), -EINVAL);
     says(message, (const char *const[4]){"text", "mine", "cot", "accepted sc"});

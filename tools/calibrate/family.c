@@ -198,6 +198,7 @@ static double signal_at(const struct log *log, uint32_t run, const struct policy
 /* Of the programs above each hundredth at this reading: how many, and how many of them would turn
  * from right to wrong. */
 struct above {
+    uint32_t all; /* that go on there */
     uint32_t stopped[101];
     uint32_t lost[101];
 };
@@ -215,6 +216,7 @@ static void count_above(const struct log *log, const struct family_request *requ
         }
         double value = signal_at(log, i, &request->base, knob, signal);
         bool lost = log->right[first + last - 1] > 0 && log->right[first + knob - 1] <= 0;
+        ret_above->all++;
         for (uint32_t p = 0; p <= 100 && value > p / 100.0 + CERTAINDEX_EQUAL; p++) {
             ret_above->stopped[p]++;
             ret_above->lost[p] += lost;
@@ -257,6 +259,10 @@ static uint32_t first_thresholds(const struct log *log, const struct family_requ
     return count;
 }
 
+/* Of those that a reading lets stop, and that may be lost by it. */
+static const double shares[] = {0,     0.001,  0.002, 0.003, 0.004, 0.005,
+                                0.006, 0.0075, 0.01,  0.02,  0.05,  0.1};
+
 /* At the detect point every threshold, as `static` has them; at each reading after it the lowest one above
  * which, whatever comes above it, no larger share than this is lost, counting one more than was: few programs
  * without a loss prove little. In the first chain nobody stops there: it is what `static` can be, was not
@@ -264,8 +270,6 @@ static uint32_t first_thresholds(const struct log *log, const struct family_requ
 static void add_k_step(const struct log *log, const struct family_request *request,
                        const bool *learn_from, struct family *family)
 {
-    static const double shares[] = {0,     0.001,  0.002, 0.003, 0.004, 0.005,
-                                    0.006, 0.0075, 0.01,  0.02,  0.05,  0.1};
     double thresholds[101];
     uint32_t knobs[POLICY_ROWS_MAX];
     uint32_t thresholds_count = first_thresholds(log, request, thresholds);
@@ -281,7 +285,9 @@ static void add_k_step(const struct log *log, const struct family_request *reque
         for (uint32_t k = 0; k < count; k++) {
             uint32_t lowest = 100;
             for (uint32_t p = 100; p-- > 0;) {
-                bool kept = above[k].lost[p] + 1.0 <= shares[s] * (above[k].stopped[p] + 1.0);
+                /* What lets all of them stop is another cap, no certainty. */
+                bool kept = above[k].lost[p] + 1.0 <= shares[s] * (above[k].stopped[p] + 1.0) &&
+                            above[k].stopped[p] < above[k].all;
                 lowest = kept ? p : lowest;
             }
             limits_row(&options, k, knobs[k], lowest / 100.0);
@@ -296,124 +302,354 @@ static void add_k_step(const struct log *log, const struct family_request *reque
 
 /* ---- curves ------------------------------------------------------------------------------------- */
 
-/* Oracle steps of the solvable programs by bin of one reading, as one sorted list for each bin. */
-struct bins {
-    double *steps[POLICY_BINS];
-    uint32_t count[POLICY_BINS];
-    uint32_t solved[POLICY_BINS];
-    uint32_t all[POLICY_BINS];
+#define EDGES_LEARNED 16u /* at most: a bin of few programs proves nothing */
+
+/* What one reading shows of a program to learn from that is not at its end there. */
+struct shown {
+    double signal;
+    uint32_t run;
+    uint32_t oracle;
 };
 
-static void bins_fill(const struct log *log, const struct family_request *request,
-                      const bool *learn_from, uint32_t knob, struct bins *bins)
+static int by_certainty(const void *a, const void *b)
 {
-    memset(bins, 0, sizeof *bins);
-    for (uint32_t b = 0; b < POLICY_BINS; b++) {
-        bins->steps[b] = need(calloc(log->runs_count, sizeof(double)));
+    const struct shown *x = a;
+    const struct shown *y = b;
+    int by_signal = (x->signal < y->signal) - (x->signal > y->signal);
+    return by_signal != 0 ? by_signal : (x->run > y->run) - (x->run < y->run);
+}
+
+/* What curves are learned from. */
+struct lesson {
+    const struct log *log;
+    const struct family_request *request;
+    uint32_t cap;
+    uint32_t count; /* readings */
+    uint32_t knobs[POLICY_ROWS_MAX];
+    struct shown *shown[POLICY_ROWS_MAX]; /* the most certain first */
+    uint32_t shown_count[POLICY_ROWS_MAX];
+    struct policy_edges edges;
+    double *steps; /* [runs_count] scratch */
+};
+
+/* One reading's totals: edge[i] is where the signal begins that total[i] is enough for. */
+struct stairs {
+    uint32_t count;
+    uint32_t total[POLICY_BINS_MAX]; /* ascending */
+    double edge[POLICY_BINS_MAX];    /* descending */
+    uint32_t rest;                   /* total below all of them */
+};
+
+static void edge_add(struct policy_edges *edges, double edge)
+{
+    uint32_t at = 0;
+    while (at < edges->count && edges->at[at] < edge) {
+        at++;
     }
-    for (uint32_t i = 0; i < log->runs_count; i++) {
-        if (!learn_from[log->runs[i].problem] || last_step(log, i, request->cap) < knob) {
+    if (at < edges->count && edges->at[at] == edge) {
+        return;
+    }
+    memmove(edges->at + at + 1, edges->at + at, (edges->count - at) * sizeof edge);
+    edges->at[at] = edge;
+    edges->count++;
+}
+
+static void edge_remove(struct policy_edges *edges, uint32_t at)
+{
+    edges->count--;
+    memmove(edges->at + at, edges->at + at + 1, (edges->count - at) * sizeof edges->at[0]);
+}
+
+/* Leaves room for one more. Of the two that are closest the lower one goes: who is between them goes on as those
+ * below. */
+static void edge_add_in_room(struct policy_edges *edges, double edge)
+{
+    uint32_t closest = 0;
+    edge_add(edges, edge);
+    if (edges->count < POLICY_EDGES_MAX) {
+        return;
+    }
+    for (uint32_t i = 1; i + 1 < edges->count; i++) {
+        double here = edges->at[i + 1] - edges->at[i];
+        closest = here < edges->at[closest + 1] - edges->at[closest] ? i : closest;
+    }
+    edge_remove(edges, closest);
+}
+
+static bool is_above(double high, double low)
+{
+    return high - low > 4 * CERTAINDEX_EQUAL;
+}
+
+/* Between two values, with as few decimals as tell it from both. */
+static double edge_between(double low, double high)
+{
+    for (double unit = 100; unit <= 1e9; unit *= 10) {
+        double edge = round((low + high) / 2 * unit) / unit;
+        if (edge > low + 2 * CERTAINDEX_EQUAL && edge <= high - 2 * CERTAINDEX_EQUAL) {
+            return edge;
+        }
+    }
+    return high;
+}
+
+/* The bins of all readings: one for each value where these are few, else so that each holds as many programs; a
+ * reward lies near 0 for most. */
+static void learn_edges(struct lesson *l)
+{
+    size_t count = 0, most = 0;
+    uint32_t distinct = 0;
+    for (uint32_t k = 0; k < l->count; k++) {
+        most += l->shown_count[k];
+    }
+    double *values = need(calloc(most + 1, sizeof *values));
+    for (uint32_t k = 0; k < l->count; k++) {
+        for (uint32_t i = 0; i < l->shown_count[k]; i++) {
+            values[count++] = l->shown[k][i].signal;
+        }
+    }
+    qsort(values, count, sizeof *values, ascending);
+    for (size_t i = 1; i < count; i++) {
+        distinct += is_above(values[i], values[i - 1]);
+    }
+    l->edges.count = 0;
+    size_t next = 0;
+    for (size_t i = 1; i < count && l->edges.count + 1 < EDGES_LEARNED; i++) {
+        bool full = distinct < EDGES_LEARNED || i >= next + count / EDGES_LEARNED;
+        if (full && is_above(values[i], values[i - 1])) {
+            edge_add(&l->edges, edge_between(values[i - 1], values[i]));
+            next = i;
+        }
+    }
+    edge_add(&l->edges, 1);
+    free(values);
+}
+
+/* Of the programs from `from` on that would be given this total, as far down as no larger share of all that
+ * are more certain is lost, counting one more than was. Never all: that would be another cap. Returns where they
+ * end. */
+static uint32_t stair_end(const struct lesson *l, uint32_t k, uint32_t from, uint32_t total,
+                          double share, uint32_t *lost)
+{
+    const struct shown *shown = l->shown[k];
+    uint32_t end = from;
+    uint32_t seen = *lost;
+    for (uint32_t i = from; i < l->shown_count[k] && is_above(shown[i].signal, 0); i++) {
+        uint32_t first = l->log->runs[shown[i].run].first;
+        uint32_t last = last_step(l->log, shown[i].run, l->request->cap);
+        uint32_t at = total < last ? total : last;
+        seen += l->log->right[first + last - 1] > 0 && l->log->right[first + at - 1] <= 0;
+        bool apart =
+            i + 1 < l->shown_count[k] && is_above(shown[i].signal, shown[i + 1].signal);
+        if (apart && seen + 1.0 <= share * (i + 2.0)) {
+            end = i + 1;
+            *lost = seen;
+        }
+    }
+    return end;
+}
+
+/* From the least total up, each to those that what came before it did not take. The grid has the detect point;
+ * totals beyond the next reading decide nothing where that decides again. */
+static void stairs_by_share(const struct lesson *l, uint32_t k, double share, struct stairs *stairs)
+{
+    bool once = l->request->base.kind == POLICY_CURVE_ONCE;
+    uint32_t least = l->knobs[k] + (k == 0);
+    uint32_t next = l->knobs[k] + l->request->base.step;
+    uint32_t most = once || next > l->cap ? l->cap : next;
+    uint32_t stride = most > least ? (most - least - 1) / POLICY_EDGES_MAX + 1 : 1;
+    uint32_t from = 0;
+    uint32_t lost = 0;
+    *stairs = (struct stairs){.rest = l->cap};
+    for (uint32_t total = least; total < most; total += stride) {
+        uint32_t end = stair_end(l, k, from, total, share, &lost);
+        if (end > from) {
+            double below = l->shown[k][end].signal;
+            stairs->total[stairs->count] = total;
+            stairs->edge[stairs->count++] = edge_between(below, l->shown[k][end - 1].signal);
+            from = end;
+        }
+    }
+}
+
+/* For each bin a quantile of the oracle steps of its solvable programs, as if one more stood beyond all that were
+ * seen; never rising with the signal. A bin without any takes that of the next less certain one. */
+static void stairs_by_quantile(const struct lesson *l, uint32_t k, double quantile,
+                               struct stairs *stairs)
+{
+    const struct shown *shown = l->shown[k];
+    uint32_t bin_total[POLICY_BINS_MAX];
+    uint32_t i = l->shown_count[k];
+    uint32_t total = l->cap;
+    for (uint32_t b = 0; b <= l->edges.count; b++) {
+        uint32_t count = 0;
+        for (; i > 0 && policy_bin(&l->edges, shown[i - 1].signal) == b; i--) {
+            l->steps[count] = shown[i - 1].oracle;
+            count += shown[i - 1].oracle != UINT32_MAX;
+        }
+        if (count > 0) {
+            uint32_t place = (uint32_t)ceil(quantile * (count + 1.0));
+            qsort(l->steps, count, sizeof *l->steps, ascending);
+            total = place > count ? l->cap : (uint32_t)l->steps[place - 1];
+            total = total > l->knobs[k] ? total : l->knobs[k];
+        }
+        bin_total[b] = total;
+    }
+    *stairs = (struct stairs){.count = 0};
+    for (uint32_t b = l->edges.count; b > 0; b--) {
+        total = bin_total[b] > stairs->rest ? bin_total[b] : stairs->rest;
+        stairs->count += stairs->count == 0 || total > stairs->rest;
+        stairs->total[stairs->count - 1] = total;
+        stairs->edge[stairs->count - 1] = l->edges.at[b - 1];
+        stairs->rest = total;
+    }
+    stairs->rest = bin_total[0] > stairs->rest ? bin_total[0] : stairs->rest;
+}
+
+static uint32_t stairs_total(const struct stairs *stairs, double signal)
+{
+    for (uint32_t i = 0; i < stairs->count; i++) {
+        if (signal >= stairs->edge[i]) {
+            return stairs->total[i];
+        }
+    }
+    return stairs->rest;
+}
+
+/* Edges on both sides of which every row says the same say nothing. */
+static void curve_tidy(struct policy_options *options)
+{
+    struct policy_edges *edges = &options->curve_edges;
+    for (uint32_t e = edges->count; e-- > 0 && edges->count > 1;) {
+        bool same = true;
+        for (uint32_t k = 0; k < options->curve_count; k++) {
+            same = same && options->curve[k].total[e] == options->curve[k].total[e + 1];
+        }
+        if (!same) {
             continue;
         }
-        uint32_t oracle = family_oracle_step(log, i, request->cap);
-        uint32_t b =
-            policy_bin(signal_at(log, i, &request->base, knob, request->base.curve_signal));
-        bins->all[b]++;
-        if (oracle != UINT32_MAX) {
-            bins->solved[b]++;
-            bins->steps[b][bins->count[b]++] = oracle;
+        edge_remove(edges, e);
+        for (uint32_t k = 0; k < options->curve_count; k++) {
+            uint32_t *total = options->curve[k].total;
+            memmove(total + e, total + e + 1, (edges->count + 1 - e) * sizeof *total);
         }
     }
-    for (uint32_t b = 0; b < POLICY_BINS; b++) {
-        qsort(bins->steps[b], bins->count[b], sizeof(double), ascending);
-    }
 }
 
-static void bins_free(struct bins *bins)
+/* Who is above this at the first reading stops there, as under `static`; all others by the stairs. */
+static void add_curve_above(const struct lesson *l, const struct stairs *stairs, double above,
+                            uint32_t chain, struct family *family)
 {
-    for (uint32_t b = 0; b < POLICY_BINS; b++) {
-        free(bins->steps[b]);
-    }
-}
-
-/* The envelope: a quantile of each bin as if one more program stood beyond all that were seen, never
- * rising with the signal. A bin without data takes the next less certain one's, and the cap where
- * there is none. */
-static void curve_row(const struct bins *bins, uint32_t knob, uint32_t cap, double quantile,
-                      struct policy_curve_row *ret_row)
-{
-    uint32_t total = cap;
-    ret_row->knob = knob;
-    for (uint32_t b = 0; b < POLICY_BINS; b++) {
-        if (bins->count[b] > 0) {
-            uint32_t place = (uint32_t)ceil(quantile * (bins->count[b] + 1.0));
-            total = place > bins->count[b] ? cap : (uint32_t)bins->steps[b][place - 1];
+    struct policy_options options = l->request->base;
+    struct policy_edges *edges = &options.curve_edges;
+    const double edge = fmax(above, 2 * CERTAINDEX_EQUAL);
+    *edges = (struct policy_edges){.count = 0};
+    for (uint32_t k = 0; k < l->count; k++) {
+        for (uint32_t i = 0; i < stairs[k].count; i++) {
+            edge_add_in_room(edges, stairs[k].edge[i]);
         }
-        ret_row->total[b] = total;
     }
-    for (uint32_t b = POLICY_BINS - 1; b-- > 0;) {
-        uint32_t more = ret_row->total[b + 1];
-        ret_row->total[b] = ret_row->total[b] > more ? ret_row->total[b] : more;
+    edge_add(edges, edge);
+    options.detect = l->request->detects[0];
+    options.curve_count = l->count;
+    for (uint32_t k = 0; k < l->count; k++) {
+        options.curve[k].knob = l->knobs[k];
+        options.curve[k].total[0] = stairs[k].rest;
+        for (uint32_t e = 0; e < edges->count; e++) {
+            bool stops = k == 0 && above < 1 && edges->at[e] >= edge;
+            options.curve[k].total[e + 1] =
+                stops ? l->knobs[0] : stairs_total(&stairs[k], edges->at[e]);
+        }
     }
+    curve_tidy(&options);
+    add(family, chain, &options);
 }
 
-/* What `static` can be, with thresholds of tenths: whoever is not let stop at the first reading goes to the
- * cap. */
-static void add_curve_once_bold(const struct family_request *request, uint32_t cap,
-                                struct family *family)
+static void lesson_begin(const struct log *log, const struct family_request *request,
+                         const bool *learn_from, struct lesson *l)
 {
-    struct policy_options options = request->base;
-    options.detect = request->detects[0];
-    options.curve_count = 2;
-    options.curve[0].knob = options.detect;
-    options.curve[1].knob = options.detect + 1;
-    for (uint32_t b = 0; b < POLICY_BINS; b++) {
-        options.curve[0].total[b] = options.curve[1].total[b] = cap;
+    *l = (struct lesson){.log = log, .request = request};
+    l->count = readings(log, request, l->knobs);
+    l->count = request->base.kind == POLICY_CURVE_ONCE && l->count > 0 ? 1 : l->count;
+    l->steps = need(calloc(log->runs_count, sizeof *l->steps));
+    for (uint32_t k = 0; k < l->count; k++) {
+        l->shown[k] = need(calloc(log->runs_count, sizeof *l->shown[k]));
     }
-    add(family, 0, &options);
-    for (uint32_t b = POLICY_BINS; b-- > 0;) {
-        options.curve[0].total[b] = options.detect;
-        add(family, 0, &options);
+    for (uint32_t i = 0; i < log->runs_count; i++) {
+        uint32_t last = last_step(log, i, request->cap);
+        l->cap = last > l->cap ? last : l->cap;
+        for (uint32_t k = 0; k < l->count; k++) {
+            if (learn_from[log->runs[i].problem] && last > l->knobs[k]) {
+                double signal =
+                    signal_at(log, i, &request->base, l->knobs[k], request->base.curve_signal);
+                l->shown[k][l->shown_count[k]++] = (struct shown){
+                    fmin(fmax(signal, 0), 1), i, family_oracle_step(log, i, request->cap)};
+            }
+        }
+    }
+    for (uint32_t k = 0; k < l->count; k++) {
+        qsort(l->shown[k], l->shown_count[k], sizeof *l->shown[k], by_certainty);
+    }
+    learn_edges(l);
+}
+
+static void lesson_end(struct lesson *l)
+{
+    free(l->steps);
+    for (uint32_t k = 0; k < l->count; k++) {
+        free(l->shown[k]);
     }
 }
 
+/* At the detect point every threshold, as `static` has them; below it and at each reading after it one of two
+ * kinds of stairs. In the first chain these let nobody stop: it is what `static` can be, as of k_step. */
 static void add_curve(const struct log *log, const struct family_request *request,
                       const bool *learn_from, struct family *family)
 {
     static const double quantiles[] = {0.9995, 0.999, 0.998, 0.997, 0.996, 0.995, 0.993,
                                        0.99,   0.985, 0.98,  0.97,  0.96,  0.95,  0.9,
                                        0.85,   0.8,   0.7,   0.6,   0.5};
-    uint32_t knobs[POLICY_ROWS_MAX];
-    uint32_t count = readings(log, request, knobs);
-    uint32_t cap = 0;
-    struct policy_options *made = need(calloc(COUNT_OF(quantiles), sizeof *made));
-    count = request->base.kind == POLICY_CURVE_ONCE && count > 0 ? 1 : count;
+    struct stairs stairs[POLICY_ROWS_MAX];
+    struct lesson l;
+    double thresholds[101];
+    uint32_t thresholds_count = first_thresholds(log, request, thresholds);
+    lesson_begin(log, request, learn_from, &l);
+    for (uint32_t chain = 0; chain < COUNT_OF(shares) + COUNT_OF(quantiles); chain++) {
+        for (uint32_t k = 0; k < l.count; k++) {
+            if (chain < COUNT_OF(shares)) {
+                stairs_by_share(&l, k, shares[chain], &stairs[k]);
+            } else {
+                stairs_by_quantile(&l, k, quantiles[chain - COUNT_OF(shares)], &stairs[k]);
+            }
+        }
+        for (uint32_t t = 0; t < thresholds_count; t++) {
+            add_curve_above(&l, stairs, thresholds[t], chain, family);
+        }
+    }
+    lesson_end(&l);
+}
+
+/* ---- chances ------------------------------------------------------------------------------------ */
+
+struct bins {
+    uint32_t solved[POLICY_BINS_MAX];
+    uint32_t all[POLICY_BINS_MAX];
+};
+
+static void bins_fill(const struct log *log, const struct family_request *request,
+                      const bool *learn_from, uint32_t knob, struct bins *bins)
+{
+    memset(bins, 0, sizeof *bins);
     for (uint32_t i = 0; i < log->runs_count; i++) {
         uint32_t last = last_step(log, i, request->cap);
-        cap = last > cap ? last : cap;
-    }
-    add_curve_once_bold(request, cap, family);
-    for (uint32_t k = 0; k < count; k++) {
-        struct bins bins;
-        bins_fill(log, request, learn_from, knobs[k], &bins);
-        for (uint32_t q = 0; q < COUNT_OF(quantiles); q++) {
-            curve_row(&bins, knobs[k], cap, quantiles[q], &made[q].curve[k]);
+        if (!learn_from[log->runs[i].problem] || last < knob) {
+            continue;
         }
-        bins_free(&bins);
+        double signal = signal_at(log, i, &request->base, knob, request->base.curve_signal);
+        uint32_t b = policy_bin(&request->base.chance_edges, signal);
+        bins->all[b]++;
+        bins->solved[b] += log->right[log->runs[i].first + last - 1] > 0;
     }
-    for (uint32_t q = 0; q < COUNT_OF(quantiles); q++) {
-        struct policy_options options = request->base;
-        options.detect = request->detects[0];
-        options.curve_count = count;
-        memcpy(options.curve, made[q].curve, sizeof options.curve);
-        add(family, q + 1, &options);
-        /* And bold at the first reading, as `static` is: from a bin on it stops there. */
-        for (uint32_t b = POLICY_BINS; b-- > 0 && count > 0;) {
-            options.curve[0].total[b] = knobs[0];
-            add(family, q + 1, &options);
-        }
-    }
-    free(made);
 }
 
 /* One more right and one more wrong one than were seen, so that no bin is hopeless for lack of data. */
@@ -426,10 +662,9 @@ static void chance_rows(const struct log *log, const struct family_request *requ
         struct bins bins;
         bins_fill(log, request, learn_from, knobs[k], &bins);
         options->chance[k].knob = knobs[k];
-        for (uint32_t b = 0; b < POLICY_BINS; b++) {
+        for (uint32_t b = 0; b <= request->base.chance_edges.count; b++) {
             options->chance[k].chance[b] = (bins.solved[b] + 1.0) / (bins.all[b] + 2.0);
         }
-        bins_free(&bins);
     }
     options->chance_count = count;
 }

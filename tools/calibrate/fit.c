@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "tools/calibrate/cross.h"
 #include "tools/calibrate/replay.h"
 
 static float *floats(size_t count)
@@ -45,6 +46,7 @@ void evaluation_make(const struct log *log, const struct family *family, uint32_
         .full_tokens = floats(problems),
         .full_right = floats(problems),
         .runs = floats(problems),
+        .problem_hashes = log->problem_hashes,
     };
     struct replay replay;
     replay_init(&replay, log);
@@ -193,16 +195,50 @@ const bool *fit_mask(const struct family *family, const struct fit_request *requ
                                                                             : parts->all;
 }
 
-static void choose_empirical(const struct evaluation *e, const struct family *family,
-                             const struct fit_request *request, const struct fit_parts *parts,
-                             struct choice *choice)
+/* Those whose loss seen has room for so many standard errors below what is allowed. */
+static void choose_by_room(const struct evaluation *e, const struct family *family,
+                           const struct fit_request *request, double room,
+                           const struct fit_parts *parts, struct choice *choice)
 {
     for (uint32_t c = 0; c < e->candidates_count; c++) {
         struct score score = score_of(e, c, fit_mask(family, request, c, parts));
-        if (score.lost_points + request->margin * score.lost_error_points <=
-            request->allowed_points) {
+        if (cross_room(score.lost_points, score.lost_error_points, request->allowed_points) >=
+            room) {
             choice_take(choice, e, c, parts);
         }
+    }
+}
+
+static void choose_empirical(const struct evaluation *e, const struct family *family,
+                             const struct fit_request *request, const struct fit_parts *parts,
+                             struct choice *choice, struct fit_estimate *ret_estimate)
+{
+    struct fit_estimate losses[CROSS_WAYS];
+    cross_measure(e, family, request, parts, losses);
+    for (uint32_t w = 0; w < CROSS_WAYS; w++) {
+        if (losses[w].lost_points <= request->allowed_points) {
+            uint32_t before = choice->candidate;
+            choose_by_room(e, family, request, request->margin + cross_ways[w], parts, choice);
+            *ret_estimate = choice->candidate != before ? losses[w] : *ret_estimate;
+            return;
+        }
+    }
+}
+
+/* What stands before the data as if it were alone, so that what is learned only adds to it. */
+static void choose_ordered(const struct evaluation *e, const struct family *family,
+                           const struct fit_request *request, const struct fit_parts *parts,
+                           struct choice *choice, struct fit_estimate *ret_estimate)
+{
+    struct evaluation own = *e;
+    struct family ordered = *family;
+    while (ordered.count > 0 && family->chain[ordered.count - 1] >= family->ordered_count) {
+        ordered.count--;
+    }
+    ordered.learned = false;
+    own.candidates_count = ordered.count;
+    if (family->learned && ordered.count > 0 && ordered.count < family->count) {
+        choose_empirical(&own, &ordered, request, parts, choice, ret_estimate);
     }
 }
 
@@ -278,9 +314,11 @@ static void choose_by_frontier(const struct evaluation *e, const struct family *
 }
 
 uint32_t fit_choose(const struct evaluation *evaluation, const struct family *family,
-                    const struct fit_request *request, const struct fit_parts *parts)
+                    const struct fit_request *request, const struct fit_parts *parts,
+                    struct fit_estimate *ret_estimate)
 {
     struct choice choice = {.candidate = 0};
+    struct fit_estimate estimate = {0, 0};
     /* Chains stand side by side, so each has its part of delta, and the frontier of the rest one: with
      * a chance of at least 1 - delta none of them passes a candidate that loses too much, and then
      * whichever of those that passed is taken does not. So what stands before the data is decided on all
@@ -288,10 +326,14 @@ uint32_t fit_choose(const struct evaluation *evaluation, const struct family *fa
     bool has_others = family->chains_count > family->ordered_count;
     double delta = request->delta / (family->ordered_count + has_others);
     if (request->test == FIT_EMPIRICAL) {
-        choose_empirical(evaluation, family, request, parts, &choice);
-        return choice.candidate;
+        choose_ordered(evaluation, family, request, parts, &choice, &estimate);
+        choose_empirical(evaluation, family, request, parts, &choice, &estimate);
+    } else {
+        choose_by_chains(evaluation, family, request, delta, parts, &choice);
+        choose_by_frontier(evaluation, family, request, delta, parts, &choice);
     }
-    choose_by_chains(evaluation, family, request, delta, parts, &choice);
-    choose_by_frontier(evaluation, family, request, delta, parts, &choice);
+    if (ret_estimate != NULL) {
+        *ret_estimate = estimate;
+    }
     return choice.candidate;
 }

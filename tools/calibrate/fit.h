@@ -1,5 +1,5 @@
 /* tools/calibrate/fit.h — chooses among candidates: the largest saving whose loss of accuracy is
- * shown, or only seen, to be within what is allowed.
+ * shown, or only estimated, to be within what is allowed.
  *
  * The unit of everything is the problem: programs of one problem depend on each other.
  *
@@ -20,11 +20,12 @@ struct evaluation {
     float *flipped; /* share of its programs that turn from right to wrong: 0 .. 1 */
     float *tokens;  /* with probes, sum over its programs */
     float *probe_tokens;
-    float *stopped;     /* programs */
-    float *given_up;    /* programs */
-    float *full_tokens; /* [problems_count] at the cap */
-    float *full_right;  /* [problems_count] programs */
-    float *runs;        /* [problems_count] programs */
+    float *stopped;                 /* programs */
+    float *given_up;                /* programs */
+    float *full_tokens;             /* [problems_count] at the cap */
+    float *full_right;              /* [problems_count] programs */
+    float *runs;                    /* [problems_count] programs */
+    const uint64_t *problem_hashes; /* [problems_count] of the log */
 };
 
 void evaluation_make(const struct log *log, const struct family *family, uint32_t cap,
@@ -48,7 +49,7 @@ struct score {
 struct score score_of(const struct evaluation *evaluation, uint32_t candidate, const bool *mask);
 
 enum fit_test {
-    FIT_EMPIRICAL, /* the loss seen is within what is allowed: no promise */
+    FIT_EMPIRICAL, /* an estimate of the loss is within what is allowed: no promise */
     FIT_BETTING,   /* net loss, by a bet against the hypothesis */
     FIT_FLIPS, /* right answers turned wrong alone, by Hoeffding-Bentkus or the exact binomial */
 };
@@ -59,6 +60,7 @@ struct fit_request {
     double allowed_points;
     double delta;
     double margin; /* empirical: standard errors that are added to the loss seen */
+    uint32_t seed; /* empirical: of the folds of cross-validation */
 };
 
 /* The problems of a choice. What stood before any data was seen is decided on all of them; the rest
@@ -72,9 +74,19 @@ struct fit_parts {
 const bool *fit_mask(const struct family *family, const struct fit_request *request,
                      uint32_t candidate, const struct fit_parts *parts);
 
-/* Returns the candidate; 0, which never stops, when no other is shown to be safe. */
+/* Of a way of choosing: what is to be expected on problems that it does not see. */
+struct fit_estimate {
+    double lost_points;
+    double error_points; /* standard error, over problems */
+};
+
+/* Returns the candidate; 0, which never stops, when no other is shown to be safe.
+ * Empirical: of the ways of choosing in cross.h the boldest whose loss on problems that it did not see is within what
+ * is allowed; that way then chooses on all problems. ret_estimate, which may be
+ * NULL, is that loss; of the other tests, and of never stopping, 0. */
 uint32_t fit_choose(const struct evaluation *evaluation, const struct family *family,
-                    const struct fit_request *request, const struct fit_parts *parts);
+                    const struct fit_request *request, const struct fit_parts *parts,
+                    struct fit_estimate *ret_estimate);
 
 /* Upper bound of the loss of one candidate, in points; 100 when nothing can be said. */
 double fit_bound_points(const struct evaluation *evaluation, uint32_t candidate,

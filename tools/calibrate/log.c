@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <math.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -151,7 +152,9 @@ static void room_for_step(struct reading *r)
     uint32_t room = r->steps_room > 0 ? r->steps_room * 2 : 4096;
     log->groups = grow(log->groups, room, sizeof *log->groups);
     log->tokens = grow(log->tokens, room, sizeof *log->tokens);
+    log->costs = grow(log->costs, room, sizeof *log->costs);
     log->probe_tokens = grow(log->probe_tokens, room, sizeof *log->probe_tokens);
+    log->adopted = grow(log->adopted, room, sizeof *log->adopted);
     log->rewards = grow(log->rewards, room, sizeof *log->rewards);
     log->confidences = grow(log->confidences, room, sizeof *log->confidences);
     log->hesitant = grow(log->hesitant, room, sizeof *log->hesitant);
@@ -162,6 +165,59 @@ static void room_for_step(struct reading *r)
     r->now = grow(r->now, room, sizeof *r->now);
     r->steps_room = room;
 }
+
+/* ---- profiles ----------------------------------------------------------------------------------- */
+
+static uint32_t version_find(const struct log *log, const struct runlog_row *row)
+{
+    char name[LOG_VERSION_BYTES];
+    (void)snprintf(name, sizeof name, "%.47s@%.20s", row->profile, row->version); /* cut: no such */
+    uint32_t v = 0;
+    while (v < log->versions_count && strcmp(log->versions[v].name, name) != 0) {
+        v++;
+    }
+    return v < log->versions_count ? v : LOG_NO_VERSION;
+}
+
+/* A line of runlog.h's: NAME@VERSION and the text, with tabs for line ends. */
+static int take_profile(struct reading *r, char *line)
+{
+    struct log *log = r->log;
+    char *name = line + sizeof RUNLOG_PROFILE_LINE - 1, *text = strchr(name, '\t');
+    char what[PROFILE_MESSAGE_BYTES];
+    struct log_version version;
+    if (text == NULL || text - name >= (ptrdiff_t)sizeof version.name) {
+        return refuse(r, "#profile: accepted NAME@VERSION and a text");
+    }
+    *text++ = '\0';
+    for (char *tab = text; (tab = strchr(tab, '\t')) != NULL;) {
+        *tab = '\n';
+    }
+    FILE *file = fmemopen(text, strlen(text), "r");
+    int rc = file != NULL ? profile_read(file, name, &version.profile, what) : -ENOMEM;
+    if (file != NULL) {
+        (void)fclose(file); /* memory */
+    }
+    size_t bytes = rc == 0 ? strlen(version.profile.name) : 0;
+    if (rc == 0 && (strncmp(name, version.profile.name, bytes) != 0 || name[bytes] != '@')) {
+        return refuse(r, "#profile %.60s: accepted the name of the profile, %s", name,
+                      version.profile.name);
+    }
+    if (rc != 0) {
+        return refuse(r, "#profile %s", file != NULL ? what : "without a text");
+    }
+    (void)snprintf(version.name, sizeof version.name, "%s", name); /* fits */
+    for (uint32_t v = 0; v < log->versions_count; v++) {
+        if (strcmp(log->versions[v].name, version.name) == 0) {
+            return 0;
+        }
+    }
+    log->versions = grow(log->versions, log->versions_count + 1u, sizeof *log->versions);
+    log->versions[log->versions_count++] = version;
+    return 0;
+}
+
+/* ---- programs ----------------------------------------------------------------------------------- */
 
 static int begin_run(struct reading *r, const struct runlog_row *row)
 {
@@ -189,7 +245,10 @@ static int begin_run(struct reading *r, const struct runlog_row *row)
                                        strcmp(row->ended, "given_up") == 0 ||
                                        strcmp(row->ended, "budget") == 0,
                             .knob = row->knob,
-                            .cap = row->cap};
+                            .cap = row->cap,
+                            .version = version_find(log, row),
+                            .changed = strcmp(row->version, RUNLOG_CHANGED) == 0,
+                            .of_batch = row->batch || strcmp(row->ended, "budget") == 0};
     (void)snprintf(run->level, sizeof run->level, "%.15s", row->level);
     (void)snprintf(run->name, sizeof run->name, "%.31s", row->program);
     (void)snprintf(run->profile, sizeof run->profile, "%.47s", row->profile);
@@ -224,7 +283,14 @@ static int take_row(struct reading *r, const char *algorithm, const struct runlo
     if (!run->chain && run->count == POLICY_ANSWERS_MAX) {
         return refuse(r, "n = %u: accepted at most %u", row->n, POLICY_ANSWERS_MAX);
     }
+    if (run->chain && row->charged_tokens > row->tokens) {
+        return refuse(r, "charged_tokens = %llu: accepted at most tokens",
+                      (unsigned long long)row->charged_tokens);
+    }
     room_for_step(r);
+    /* Until its chain is whole, the tokens it decoded itself. */
+    log->costs[at] = run->chain && row->charged_tokens > 0 ? row->charged_tokens : row->tokens;
+    log->adopted[at] = false;
     log->groups[at] = group_of(r, row->answer);
     log->tokens[at] = row->tokens;
     log->probe_tokens[at] = row->probe_tokens;
@@ -280,6 +346,22 @@ static void aggregate_best(const struct reading *r, const struct log_run *run)
     }
 }
 
+/* What it was given and took over is what its length has more than it decoded itself: where that grows, the
+ * probe before became a part of it. */
+static void count_adopted(struct log *log, const struct log_run *run)
+{
+    uint64_t taken = 0, before = 0;
+    for (uint32_t i = run->first; i < run->first + run->count; i++) {
+        uint64_t over = log->tokens[i] - log->costs[i];
+        if (i > run->first && over > before) {
+            log->adopted[i - 1] = true;
+            taken += log->probe_tokens[i - 1];
+        }
+        before = over;
+        log->costs[i] += taken;
+    }
+}
+
 static void aggregate(const struct reading *r)
 {
     struct log *log = r->log;
@@ -288,6 +370,7 @@ static void aggregate(const struct reading *r)
     for (uint32_t i = 0; i < log->runs_count; i++) {
         const struct log_run *run = &log->runs[i];
         if (run->chain) {
+            count_adopted(log, run);
             memcpy(log->right + run->first, r->right + run->first, run->count);
             memcpy(log->now + run->first, log->groups + run->first, run->count * sizeof *log->now);
         } else if (best) {
@@ -315,6 +398,10 @@ static int read_lines(struct reading *r, FILE *file, const char *algorithm)
     int rc = 0;
     while (rc == 0 && getline(&line, &bytes, file) >= 0) {
         r->line++;
+        if (strncmp(line, RUNLOG_PROFILE_LINE, sizeof RUNLOG_PROFILE_LINE - 1) == 0) {
+            rc = take_profile(r, line);
+            continue;
+        }
         if (line[0] == '#' || line[0] == '\n') {
             continue;
         }
@@ -380,7 +467,10 @@ void log_free(struct log *log)
     free(log->runs);
     free(log->groups);
     free(log->tokens);
+    free(log->versions);
+    free(log->costs);
     free(log->probe_tokens);
+    free(log->adopted);
     free(log->rewards);
     free(log->confidences);
     free(log->hesitant);

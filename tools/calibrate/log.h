@@ -2,6 +2,7 @@
  *
  * Reads what daemon/program/runlog.h describes. Answers become dense groups in order of appearance;
  * the program's own answer at each step is aggregated where the log does not say it.
+ * What a chain took over from its probes is in its length, and in what these cost: it is counted once.
  *
  * Memory: heap, until log_free(). Fails: -EINVAL with a message that names file and line; -errno. */
 #pragma once
@@ -25,6 +26,17 @@ struct log_run {
     char level[16];
     char name[32];
     char profile[PROFILE_NAME_BYTES]; /* that it ran under; "": not said */
+    uint32_t version;                 /* of that, among log.versions; LOG_NO_VERSION: not said */
+    bool changed;                     /* it was another when the program ended */
+    bool of_batch;                    /* it shared one total with others */
+};
+#define LOG_NO_VERSION UINT32_MAX
+
+/* A profile as it was in force. */
+#define LOG_VERSION_BYTES (PROFILE_NAME_BYTES + 24u)
+struct log_version {
+    char name[LOG_VERSION_BYTES]; /* NAME@VERSION */
+    struct profile profile;
 };
 
 struct log {
@@ -35,9 +47,13 @@ struct log {
     bool has_reward;
     bool has_confidence;
     struct log_run *runs;
+    uint32_t versions_count;
+    struct log_version *versions;
     uint32_t *groups; /* [steps_count] answer; CERTAINDEX_EMPTY: none */
     uint64_t *tokens; /* by the program so far */
+    uint64_t *costs;  /* charged up to here, but for probes that are no part of the program */
     uint32_t *probe_tokens;
+    bool *adopted; /* the chain took the probe over: `costs` have it from the next step on */
     float *rewards;
     float *confidences;
     bool *hesitant;

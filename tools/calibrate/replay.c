@@ -29,15 +29,18 @@ void replay_free(struct replay *replay)
 /* The step whose answer the chain has at its end: the last one, or under a cap that cuts the chain
  * the last probe before it, which is the answer that would be forced there. */
 static uint32_t chain_end(const struct log *log, const struct log_run *run, uint32_t cap,
-                          uint64_t *ret_length)
+                          uint64_t *ret_length, uint64_t *ret_cost)
 {
     uint32_t end = run->first + run->count - 1;
     *ret_length = log->tokens[end]; /* of a stopped one, where that was */
+    *ret_cost = log->costs[end];
     if (cap > 0 && cap < *ret_length) {
         *ret_length = cap;
         while (end > run->first && log->tokens[end] > cap) {
             end--;
         }
+        /* Of one that took probes over at most: what it was given then, nobody decoded. */
+        *ret_cost = log->tokens[end] < cap ? log->costs[end] + (cap - log->tokens[end]) : cap;
     }
     return end;
 }
@@ -57,19 +60,19 @@ static struct outcome replay_chain(struct replay *replay, const struct log_run *
                                    const struct policy_options *options, uint32_t cap)
 {
     const struct log *log = replay->log;
-    uint64_t length;
-    uint32_t end = chain_end(log, run, cap, &length);
+    uint64_t length, cost;
+    uint32_t end = chain_end(log, run, cap, &length, &cost);
     /* All steps of a stopped chain are probes; otherwise the last one is its end. */
     uint32_t last = run->first + run->count - !run->stopped;
     uint32_t at = run->first;
     bool right = log->right[end] > 0;
     struct outcome outcome = {
-        .tokens = length, .full_tokens = length, .full_right = right, .right = right};
+        .tokens = cost, .full_tokens = cost, .full_right = right, .right = right};
     uint32_t longest = run->stopped && run->cap > length ? run->cap : (uint32_t)length;
     longest = cap > 0 && cap < longest ? cap : longest;
     struct policy_view view = {.probes = replay->probes, .knob_cap = longest};
     for (uint32_t i = run->first; i <= end && i < last; i++)
-        outcome.full_probes += log->probe_tokens[i];
+        outcome.full_probes += log->adopted[i] ? 0 : log->probe_tokens[i];
     struct policy_decision decision = policy_decide(options, &view);
     while (decision.verdict == POLICY_CONTINUE) {
         while (at < last && log->tokens[at] < decision.knob) {
@@ -89,7 +92,7 @@ static struct outcome replay_chain(struct replay *replay, const struct log_run *
         }
         replay->probes[view.probes_count++] = (struct certaindex_probe){
             .group = log->groups[at], .hesitant = log->hesitant[at], .tokens = log->tokens[at]};
-        outcome.probe_tokens += log->probe_tokens[at];
+        outcome.probe_tokens += log->adopted[at] ? 0 : log->probe_tokens[at];
         view.knob_done = (uint32_t)log->tokens[at];
         view.tokens_count = log->tokens[at];
         decision = policy_decide(options, &view);
@@ -97,7 +100,9 @@ static struct outcome replay_chain(struct replay *replay, const struct log_run *
     outcome.knob = view.knob_done;
     outcome.stopped = true;
     outcome.gave_up = decision.verdict == POLICY_GIVEN_UP;
-    outcome.tokens = view.tokens_count;
+    outcome.tokens = view.probes_count > 0 ? log->costs[at] : 0;
+    outcome.probe_tokens += /* it was asked, and is not yet taken over */
+        view.probes_count > 0 && log->adopted[at] ? log->probe_tokens[at] : 0;
     outcome.right = view.probes_count > 0 && log->right[at] > 0;
     outcome.changed = view.probes_count == 0 || log->now[at] != log->now[end];
     return outcome;

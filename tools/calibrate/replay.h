@@ -21,8 +21,8 @@ struct replay {
 };
 
 struct outcome {
-    uint64_t tokens;       /* generated */
-    uint64_t probe_tokens; /* on top of them */
+    uint64_t tokens;       /* generated; of a guided chain with the probes that it took over */
+    uint64_t probe_tokens; /* on top of them: the others */
     uint64_t full_tokens;  /* at the cap, without probes; of a stopped one what it spent so far */
     uint64_t full_probes;  /* chains: probes that the log has, beside them */
     uint32_t knob;         /* where it ended */

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tools/calibrate/inforce.h"
 #include "tools/calibrate/replay.h"
 
 /* The problems by what they are used for: judged ones are seen by nothing before. */
@@ -155,6 +156,7 @@ struct calibration {
     struct line fitted[ALLOWED_MAX];
     struct line judged[ALLOWED_MAX];
     uint32_t chosen[ALLOWED_MAX]; /* by the first split */
+    struct fit_estimate estimates[ALLOWED_MAX];
 };
 
 static void run_split(struct calibration *c, uint32_t split)
@@ -171,8 +173,9 @@ static void run_split(struct calibration *c, uint32_t split)
     for (uint32_t a = 0; a < request->allowed_count; a++) {
         struct fit_request fit = request->fit;
         fit.allowed_points = request->allowed_points[a];
+        fit.seed = request->seed + split;
         const struct fit_parts parts = {c->parts.fit, c->parts.learn, c->parts.test};
-        uint32_t chosen = fit_choose(&c->evaluation, &c->family, &fit, &parts);
+        uint32_t chosen = fit_choose(&c->evaluation, &c->family, &fit, &parts, &c->estimates[a]);
         struct score fitted =
             score_of(&c->evaluation, chosen, fit_mask(&c->family, &fit, chosen, &parts));
         line_add(&c->fitted[a], &fitted, chosen == 0);
@@ -219,7 +222,10 @@ static void print_choice(const struct calibration *c, uint32_t a)
         printf("setting %u of %u, see the profile", c->chosen[a], c->family.count - 1);
         break;
     }
-    if (request->fit.test != FIT_EMPIRICAL) {
+    if (request->fit.test == FIT_EMPIRICAL) {
+        printf("; such a choice loses %.2f points, +- %.2f, where it has not looked",
+               c->estimates[a].lost_points, c->estimates[a].error_points);
+    } else {
         printf("; %s: at most %.2f points are lost, but for a chance of %.3g",
                fit_test_name(request->fit.test), allowed, request->fit.delta);
     }
@@ -334,7 +340,9 @@ struct shadow {
     uint64_t probes;
     uint64_t more; /* of the unknown */
     uint32_t regrown;
-    uint32_t reads; /* of all chains: decisions on probes */
+    uint32_t of_batch;
+    uint32_t trees_changed; /* their profile was, while they grew */
+    uint32_t reads;         /* of all chains: decisions on probes */
     uint32_t late;
     const struct log_run *other; /* a program whose trees the profile would not have grown, ... */
     uint32_t other_grants[2];    /* ... as struct outcome has them */
@@ -425,12 +433,25 @@ static void shadow_print_other(const struct shadow *s, const char *name)
             "not judged: %u whose trees %s would not have grown: those of profile %s went to %u leaves "
             "where it goes to %u\n",
             s->regrown, name, s->other->profile, s->other_grants[0], s->other_grants[1]);
+    if (s->trees_changed > 0)
+        printf("not judged: %u whose trees grew while their profile was changed\n",
+               s->trees_changed);
+    if (s->of_batch > 0)
+        printf("not judged: %u of batches, which went on or stopped by what their common total "
+               "left\n",
+               s->of_batch);
 }
 
 /* Where nothing is left that the log could say. */
 static int shadow_check(const struct log *log, const struct shadow *s, const char *name,
                         char message[LOG_MESSAGE_BYTES])
 {
+    if (s->of_batch == log->runs_count)
+        return fail(
+            message,
+            "--shadow %s: accepted programs that their policies ended: all %u are of batches, "
+            "which went on or stopped by what their common total left",
+            name, s->of_batch);
     if (s->regrown > 0 && s->regrown == log->runs_count)
         return fail(
             message,
@@ -445,20 +466,24 @@ static int shadow_check(const struct log *log, const struct shadow *s, const cha
     return 0;
 }
 
-/* The policy that grew the trees of a program: by its name, as a log has no more of it. */
-static int grown_by(const struct log_run *run, const struct profile *shadow,
-                    struct profile *ret_profile, char message[LOG_MESSAGE_BYTES])
+/* Whether a program can be judged; 0 or 1: it is counted among those that cannot. Of trees also the policy that
+ * grew them. */
+static int shadow_begin(const struct log *log, const struct log_run *run,
+                        const struct profile *shadow, struct shadow *s,
+                        struct profile *ret_grown_by, char message[LOG_MESSAGE_BYTES])
 {
-    if (strcmp(run->profile, shadow->name) == 0) {
-        *ret_profile = *shadow;
-    } else if (profile_find(run->profile, ret_profile) != 0) {
-        return fail(
-            message,
-            "--shadow %s: program %s: profile = '%.47s': of Rebase accepted this profile or a "
-            "built-in one, as where its trees end is not known of others",
-            shadow->name, run->name, run->profile);
-    }
-    return 0;
+    s->of_batch += run->of_batch;
+    if (run->of_batch || !run->trees)
+        return run->of_batch;
+    int rc = inforce_find(log, run, shadow, ret_grown_by);
+    s->trees_changed += rc == -ESTALE;
+    if (rc == 0 || rc == -ESTALE)
+        return rc != 0;
+    return fail(
+        message,
+        "--shadow %s: program %s: profile = '%.47s': of Rebase accepted one whose text the log "
+        "has, this one or a built-in one, as where its trees end is not known of others",
+        shadow->name, run->name, run->profile);
 }
 
 static int shadow_replay(const struct log *log, const struct profile *profile, uint32_t cap,
@@ -470,9 +495,13 @@ static int shadow_replay(const struct log *log, const struct profile *profile, u
     replay_init(&replay, log);
     for (uint32_t r = 0; rc == 0 && r < log->runs_count; r++) {
         const struct log_run *run = &log->runs[r];
-        rc = run->trees ? grown_by(run, profile, &live, message) : 0;
-        if (rc != 0)
+        rc = shadow_begin(log, run, profile, ret_shadow, &live, message);
+        if (rc < 0)
             break;
+        if (rc > 0) {
+            rc = 0;
+            continue;
+        }
         replay.grown_by = run->trees ? &live.policy : NULL;
         struct outcome outcome = replay_run(&replay, r, &profile->policy, cap);
         shadow_add(ret_shadow, run, &outcome);
@@ -494,6 +523,7 @@ int report_shadow(struct log *log, struct request *request, char message[LOG_MES
     struct shadow shadow = {0};
     bool cut = false;
     if (profile_find(request->shadow, &profile) != 0 &&
+        inforce_named(log, request->shadow, &profile) != 0 &&
         profile_load(request->shadow, &profile, what) != 0) {
         return fail(message, "%s", what);
     }
@@ -517,6 +547,7 @@ int report_shadow(struct log *log, struct request *request, char message[LOG_MES
     }
     printf("profile %s, policy %s: %u programs, %u stopped early, %u given up\n", profile.name,
            policy_kind_name(profile.policy.kind), shadow.judged, shadow.stopped, shadow.given_up);
+    inforce_print(log, &profile);
     shadow_print(&shadow);
     shadow_print_other(&shadow, profile.name);
     if (log->labelled) {
@@ -525,7 +556,7 @@ int report_shadow(struct log *log, struct request *request, char message[LOG_MES
     }
     if (cut) {
         shadow_print_cut(&shadow, log->labelled);
-    } else if (log->labelled && shadow.regrown == 0) {
+    } else if (log->labelled && shadow.regrown == 0 && shadow.of_batch == 0) {
         print_bound(log, &profile.policy, request);
     } else if (!log->labelled) {
         printf(
