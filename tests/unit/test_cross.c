@@ -106,8 +106,8 @@ static void luck_is_charged(void **state)
         said += losses[0].lost_points / trials;
         uint32_t chosen = fit_choose(&e, &family, &request, &parts, &estimate);
         crossed += (chosen > 0 ? 2.0 : 0) / trials;
-        CHECK(estimate.lost_points <= 1, "chosen with %g +- %g",
-              estimate.lost_points, estimate.error_points);
+        CHECK(estimate.lost_points <= 1, "chosen with %g +- %g", estimate.lost_points,
+              estimate.error_points);
     }
     printf(
         "1 point allowed: by what was seen %.2f seen, %.2f said by cross-validation, %.2f lost; by "

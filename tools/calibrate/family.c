@@ -439,8 +439,7 @@ static uint32_t stair_end(const struct lesson *l, uint32_t k, uint32_t from, uin
         uint32_t last = last_step(l->log, shown[i].run, l->request->cap);
         uint32_t at = total < last ? total : last;
         seen += l->log->right[first + last - 1] > 0 && l->log->right[first + at - 1] <= 0;
-        bool apart =
-            i + 1 < l->shown_count[k] && is_above(shown[i].signal, shown[i + 1].signal);
+        bool apart = i + 1 < l->shown_count[k] && is_above(shown[i].signal, shown[i + 1].signal);
         if (apart && seen + 1.0 <= share * (i + 2.0)) {
             end = i + 1;
             *lost = seen;
