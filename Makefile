@@ -288,7 +288,7 @@ $(B)/tests/unit/test_calibrate $(B)/tests/unit/test_cross $(B)/tests/unit/test_l
 $(B)/tests/unit/test_batch: $(call obj,$(addprefix tests/bench/,batch/stats.c batch/log.c dynasor/tasks.c))
 $(B)/tests/unit/test_ridge: $(call obj,$(addprefix tests/bench/,batch/ridge.c batch/stats.c dynasor/tasks.c))
 $(B)/tests/unit/test_reasoner_tasks: $(call obj,tests/bench/dynasor/tasks.c)
-$(addprefix $(B)/tests/unit/test_,algorithms budget chains observe): $(call obj,tests/unit/made_up.c)
+$(addprefix $(B)/tests/unit/test_,algorithms budget chains observe program_settings run_text): $(call obj,tests/unit/made_up.c)
 $(addprefix $(B)/tests/unit/test_,engine_model sched_model): $(call obj,tests/bench/count_malloc.c)
 GPU_BENCH := $(B)/bin/bench-gpu
 $(GPU): $(call obj,tests/gpu/backend.c)
@@ -430,13 +430,14 @@ campaign-reasoner: $(B)/bin/dynasor-bench ## measure them on all of it and write
 
 # Experiments with reasoning programs: docs/RESULTS.md. CAMPAIGN="PERCENT SEEDS" makes a smaller one.
 RESULTS := docs/results
+JUDGES := $(addprefix $(B)/tests/unit/test_,answer_equal cluster_vectors)
 campaign: $(B)/bin/dynasor-bench $(CALIBRATE) ## run what is missing of the experiments behind docs/RESULTS.md (hours)
 	@tools/results/campaign $(B) $(REASONER) tools/model/tasks $(RESULTS) $(CAMPAIGN)
 
-results: $(B)/bin/dynasor-bench $(B)/bin/bench-steps $(CALIBRATE) ## tables and pictures of docs/RESULTS.md from the campaign's logs
+results: $(B)/bin/dynasor-bench $(B)/bin/bench-steps $(CALIBRATE) $(JUDGES) ## tables and pictures of docs/RESULTS.md from the campaign's logs
 	@tools/results/make $(B) $(RESULTS) docs/RESULTS.md
 
-bench-programs: $(B)/bin/dynasor-bench $(B)/bin/bench-steps $(CALIBRATE) ## run 1 % of the campaign's programs again, and print its bars
+bench-programs: $(B)/bin/dynasor-bench $(B)/bin/bench-steps $(CALIBRATE) $(JUDGES) ## run 1 % of the campaign's programs again, and print its bars
 	@tools/results/bench $(B) $(REASONER) tools/model/tasks $(RESULTS) $(B)/results $(BENCH_ARGS)
 
 peers: ## builds llama.cpp once, with clang, for comparison

@@ -144,6 +144,7 @@ static const char *const field_names[DYNASOR_FIELD_COUNT] = {
     [DYNASOR_FIELD_BATCH_TOKENS] = "batch_tokens",
     [DYNASOR_FIELD_BATCH_CAP] = "batch_cap",
     [DYNASOR_FIELD_BATCH_STEP] = "batch_step",
+    [DYNASOR_FIELD_PRIOR] = "prior",
 };
 
 static const char *entry(const char *const *table, int count, int number)

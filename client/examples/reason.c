@@ -42,7 +42,8 @@ static const char *const parameters[DYNASOR_PARAMETER_COUNT] = {"cap",
                                                                 "batch_place",
                                                                 "batch_tokens",
                                                                 "batch_cap",
-                                                                "batch_step"};
+                                                                "batch_step",
+                                                                "prior"};
 static const char *const answers[DYNASOR_ANSWER_COUNT] = {"default", "math", "boxed",  "choice",
                                                           "number",  "code", "prefix", "text"};
 static const char *const verdicts[DYNASOR_VERDICT_COUNT] = {"settled", "capped", "given up",

@@ -39,6 +39,10 @@ void algorithm_finish(struct run *run, enum run_verdict verdict);
 /* REBASE's split of a width: scores descend; ret_counts[i] children for the i-th. */
 void rebase_split(const double *scores, uint32_t count, uint32_t width, double spread,
                   uint32_t *ret_counts);
+/* DYNASOR_PARAMETER_PRIOR: of an action, up to the factor that makes those of its siblings one together. The sum is
+ * less the best sibling's, so that a long step's is not 0. */
+enum mcts_prior_rule { MCTS_PRIOR_MEAN = 0, MCTS_PRIOR_SUM = 1, MCTS_PRIOR_UNIFORM = 2 };
+double mcts_prior(uint32_t rule, double log_sum, uint32_t tokens_count, double log_sum_best);
 /* PUCT: value + c * prior * sqrt(parent visits) / (1 + visits), c = log((parent visits + base + 1) /
  * base) + init (TS-LLM's tree.py). exploration: c * sqrt(parent visits), which siblings share. */
 double mcts_exploration(uint32_t parent_visits, double base, double init);

@@ -27,7 +27,7 @@ enum part {
     PART_COUNT
 };
 static const size_t part_bytes[PART_COUNT] = {[PART_ANSWERS] = sizeof(struct answer),
-                                              [PART_RAW] = sizeof(uint64_t),
+                                              [PART_RAW] = sizeof(struct hash128),
                                               [PART_GROUP] = sizeof(uint32_t),
                                               [PART_LEADER] = sizeof(uint32_t),
                                               [PART_BRANCH] = sizeof(uint32_t),
@@ -86,9 +86,9 @@ void ballot_init(struct ballot *b, const struct ballot_room *room, uint32_t run)
  * same hash is taken over. */
 static void prepare(struct ballot *b, uint32_t idx, const char *text, uint32_t bytes)
 {
-    b->raw[idx] = hash_bytes(text, bytes, 0).low;
+    b->raw[idx] = hash_bytes(text, bytes, 0);
     for (uint32_t i = idx; i-- > 0 && idx - i <= ALIKE_MAX;)
-        if (b->raw[i] == b->raw[idx]) {
+        if (b->raw[i].low == b->raw[idx].low && b->raw[i].high == b->raw[idx].high) {
             b->answers[idx] = b->answers[i];
             return;
         }

@@ -24,10 +24,11 @@ struct ballot_room { /* of all runs */
 int ballots_new(uint32_t runs_max, struct ballot_room *ret_room);
 void ballots_free(struct ballot_room *room);
 
+struct hash128;
 struct ballot {
     struct cluster cluster;
     struct answer *answers;          /* [count] */
-    uint64_t *raw;                   /* [count] hashes of the answers' bytes */
+    struct hash128 *raw;             /* [count] of the answers' bytes */
     uint32_t *branch;                /* [count] where each path ends */
     double *weight;                  /* [count] */
     float *reward;                   /* [count] of the path's end */

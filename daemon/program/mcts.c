@@ -37,6 +37,18 @@ static uint32_t branches_max(const struct parameters *p)
     return parameters_cap(p) * algorithm_depth(p) * parameter_whole(p, DYNASOR_PARAMETER_WIDTH);
 }
 
+double mcts_prior(uint32_t rule, double log_sum, uint32_t tokens_count, double log_sum_best)
+{
+    switch (rule) {
+    case MCTS_PRIOR_MEAN:
+        return exp(tokens_count ? log_sum / tokens_count : 0);
+    case MCTS_PRIOR_SUM:
+        return exp(log_sum - log_sum_best);
+    default:
+        return 1;
+    }
+}
+
 double mcts_exploration(uint32_t parent_visits, double base, double init)
 {
     return (log((parent_visits + base + 1) / base) + init) * sqrt(parent_visits);
@@ -104,11 +116,28 @@ static bool drops(struct run *run, uint32_t first, uint32_t branch)
     return false;
 }
 
+/* Of the actions from first on that are not dropped. */
+static void set_priors(struct run *run, uint32_t first, uint32_t end, double log_sum_best)
+{
+    uint32_t rule = parameter_whole(run_parameters(run), DYNASOR_PARAMETER_PRIOR);
+    double sum = 0;
+    for (uint32_t b = first; b < end; b++) {
+        struct edge *e = edge_of(run, b);
+        const struct branch *branch = run_get(run, b);
+        if (e->dropped)
+            continue;
+        e->prior = (float)mcts_prior(rule, branch->log_sum, branch->tokens_count, log_sum_best);
+        sum += (double)e->prior;
+    }
+    for (uint32_t b = first; b < end && sum > 0; b++)
+        edge_of(run, b)->prior /= (float)sum;
+}
+
 /* The actions of state->at were sampled and valued: priors of those that are different. */
 static void expanded(struct run *run, const struct state *state)
 {
     struct edge *edge = edge_of(run, state->at);
-    double sum = 0;
+    double log_sum_best = -INFINITY;
     uint32_t end = edge->child_first + edge->child_count, kept = 0;
     for (uint32_t b = edge->child_first; b < end; b++) {
         struct edge *e = edge_of(run, b);
@@ -121,12 +150,10 @@ static void expanded(struct run *run, const struct state *state)
             run_retire(run, b);
         if (e->dropped)
             continue;
-        e->prior = (float)exp(branch->tokens_count ? branch->log_sum / branch->tokens_count : 0);
-        sum += (double)e->prior;
+        log_sum_best = fmax(log_sum_best, branch->log_sum);
         kept++;
     }
-    for (uint32_t b = edge->child_first; b < end && sum > 0; b++)
-        edge_of(run, b)->prior /= (float)sum;
+    set_priors(run, edge->child_first, end, log_sum_best);
     edge->expanded = true;
     if (kept == 0)
         edge->child_count = 0;

@@ -80,6 +80,7 @@ static const struct {
     [DYNASOR_PARAMETER_BATCH_CAP] = {"batch_cap", BATCHED, 0, CAP_MAX, true, {{0}}},
     [DYNASOR_PARAMETER_BATCH_STEP] =
         {"batch_step", BATCHED, 1, CAP_MAX, true, {{BIT(REBASE), 16}, {BATCHED, 1}}},
+    [DYNASOR_PARAMETER_PRIOR] = {"prior", BIT(MCTS), 0, 2, true, {{BIT(MCTS), 0}}},
 };
 
 bool parameter_range(uint32_t algorithm, uint32_t parameter, struct parameter_range *ret_range)

@@ -197,7 +197,8 @@ static void text_begin(struct node *n, const struct node *parent)
     if (!n->looks_at_text)
         return;
     struct stops *stops = is_probe(n) || r->args.stops_bytes == 0 ? NULL : stops_of(n);
-    bool behind = parent && n->fork_tokens < parent->branch.tokens_count;
+    /* A probe looked for no stop string, and knows none. */
+    bool behind = parent && (n->fork_tokens < parent->branch.tokens_count || is_probe(parent));
     codec_stream_init(&n->text, stops);
     if (is_probe(n) || !parent || !parent->looks_at_text || behind) {
         if (stops)

@@ -276,7 +276,8 @@ static bool has_room(const struct seq *q)
 
 static void room_give(struct sched *s, const struct seq *q)
 {
-    /* Steps in flight may still write these pages; whoever gets them writes in a later step. */
+    /* At once, though steps in flight may write these pages yet: the engine takes its steps in their order, and whoever
+     * gets them reads only what it wrote, in later ones (test_sched_retire). */
     if (s->kv)
         kv_seq_free(s->kv, q->kv);
     s->alive_count--;

@@ -70,7 +70,9 @@ bool stops_push(struct stops *stops, const uint8_t *text, uint32_t text_bytes, u
             string_step(&stops->strings[n], text[i]);
         const struct stops_string *best = longest(stops, &complete);
         held = best ? best->matched : 0;
-        if (complete) {
+        if (complete) { /* what ended a text begins no end of one that is written behind it */
+            for (uint32_t n = 0; n < stops->count; n++)
+                stops->strings[n].matched = 0;
             *ret_bytes = stops->include ? bytes : bytes - held;
             return true;
         }

@@ -91,7 +91,9 @@ enum dynasor_parameter {
     DYNASOR_PARAMETER_BATCH_TOKENS = 22, /* the total: decoded, probed, read by the reward model */
     DYNASOR_PARAMETER_BATCH_CAP = 23,    /* cap may be raised so far; 0: to twice cap */
     DYNASOR_PARAMETER_BATCH_STEP = 24,   /* at most by so much a round */
-    DYNASOR_PARAMETER_COUNT = 25,
+    DYNASOR_PARAMETER_PRIOR = 25,        /* mcts: of an action, from its tokens' log-probabilities:
+                                            0 their mean, 1 their sum, 2 one for all */
+    DYNASOR_PARAMETER_COUNT = 26,
 };
 
 /* How the answer is found in what a program says. */
@@ -249,7 +251,8 @@ enum dynasor_field {
     DYNASOR_FIELD_BATCH_TOKENS = 86,
     DYNASOR_FIELD_BATCH_CAP = 87,
     DYNASOR_FIELD_BATCH_STEP = 88,
-    DYNASOR_FIELD_COUNT = 89,
+    DYNASOR_FIELD_PRIOR = 89,
+    DYNASOR_FIELD_COUNT = 90,
 };
 
 /* What the client of a CUSTOM program says to it. */

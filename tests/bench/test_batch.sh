@@ -33,7 +33,7 @@ models=tools/model/dynasor-5m
 beam() {
     "$bench" batch --policy $models/policy --reward $models/reward --tasks tools/model/tasks --task game24 \
         --algorithm beam --count 2 --alone --rows "$work/$1.tsv" "${@:2}" >"$work/out" 2>&1 || fail "$(cat "$work/out")"
-    grep -v '^#' "$work/$1.tsv" | cut -f 13 # hashes of what was decoded
+    grep -v '^#' "$work/$1.tsv" | cut -f 14 # hashes of what was decoded
 }
 one=$(beam one --set subtrees=1)
 four=$(beam four --set subtrees=4)
@@ -44,9 +44,18 @@ mkdir "$work/logs"
 mv "$work/four.tsv" "$work/logs/"
 "$bench" programs --logs "$work/logs" --policy $models/policy --reward $models/reward --tasks tools/model/tasks \
     --percent 100 >"$work/out" # its other bars are short
-for bar in 'replay_programs 2 >= 1' 'replay_differ 0 <= 0'; do
+for bar in 'replay_programs 2 >= 2' 'replay_differ 0 <= 0'; do
     grep -qx "bar $bar ok" "$work/out" || fail "the log does not run again: $(cat "$work/out")"
 done
+grep -qx 'bar lost_tokens_percent 0 <= 1 ok' "$work/out" || fail "a beam loses tokens: $(cat "$work/out")"
+cp "$work/logs/four.tsv" "$work/four.tsv"
+awk -F '\t' -v OFS='\t' 'NR > 2 { $11 = int(($7 + $8 + $9) / 50) } NR == 3 { $14 = ($14 ~ /^0/ ? "1" : "0") substr($14, 2) } { print }' "$work/four.tsv" \
+    >"$work/logs/four.tsv"
+"$bench" programs --logs "$work/logs" --policy $models/policy --reward $models/reward --tasks tools/model/tasks \
+    --percent 100 >"$work/out"
+grep -q '^bar lost_tokens_percent [12]' "$work/out" || fail "what a log lost is not said: $(cat "$work/out")"
+grep -qx 'bar replay_differ 1 <= 0 short' "$work/out" || fail "another hash is not seen: $(cat "$work/out")"
+mv "$work/four.tsv" "$work/logs/four.tsv"
 echo "refusals name what is accepted; beams of four subtrees run, and run again from their log"
 
 # What m_of_n would have done, from the log of samples that were all run to their end, is what it does.

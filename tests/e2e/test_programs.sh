@@ -2,8 +2,8 @@
 # timeout: 120
 # One program of every algorithm through the client library, on a random model with a random reward model:
 # its tokens, answer and costs must be the stored ones of this machine's instruction set (tests/golden/e2e-programs.txt;
-# lib_golden.sh). In between a threshold is changed with dynasorctl: the next program decides by it, and by the
-# old one when it is set back.
+# lib_golden.sh). In between thresholds are changed with dynasorctl, and what is stored of the programs behind the change
+# are the stops that it makes: the next program decides by it, and by the old one when it is set back.
 #   test_programs.sh [--write | --level LEVEL]
 
 set -u
@@ -16,7 +16,11 @@ control() { "$build/bin/dynasorctl" --socket "$control" "$@"; }
 reason() {
     timeout 60 "$build/examples/reason" --socket "$socket" --max-tokens 48 "$@" "Count the ways in which 3 + 4 = 7."
 }
-start() { daemon_start --policy "$work/policy" --reward "$work/reward" --set engine.cpu_level="$golden_level" "$@"; }
+# Thresholds. With these seeds two of the first five answers agree, so that 0 stops SC there, and the first three
+# iterations of the search get a reward between 0 and 0.99.
+few() { reason --set cap=8 --answer number --max-tokens 12 --seed 4 "$@" sc; }
+search() { reason --tokens --set cap=4 --set width=3 --set depth=4 --set step_tokens=12 "$@" mcts; }
+start() { daemon_start --policy "$work/policy" --reward "$work/reward" --set engine.cpu_level="$golden_level" --set engine.chat=llama-3 "$@"; }
 golden_arguments "$@"
 
 demo_model "$work/policy" && demo_reward "$work/reward" || fail "no models"
@@ -25,29 +29,44 @@ start || fail "the daemon does not start"
 
 programs() {
     for words in 'single --answer math' 'sc --set cap=8' 'best_of_n --set cap=6' cot 'rebase --set cap=12' \
-        'mcts --set cap=4 --set width=3' 'beam --set width=2'; do
+        'mcts --set cap=4 --set width=3' 'beam --set width=2' 'beam --set width=2 --set subtrees=2'; do
         # shellcheck disable=SC2086 # words
         set -- $words
         algorithm=$1
         shift
+        echo "== $algorithm${2:+ $*}"
         case $algorithm in rebase | mcts | beam) set -- "$@" --set depth=4 --set step_tokens=12 ;; esac
-        echo "== $algorithm"
         reason --tokens "$@" "$algorithm" || fail "$algorithm"
     done
     echo "== sc_cot"
     reason --tokens --set cap=4 --max-tokens 96 sc_cot || fail "sc_cot"
     echo "== guided"
     reason --tokens --set guided=2 --profile cot-crazy --max-tokens 160 cot || fail "cot, guided"
+    echo "== custom"
+    timeout 60 "$build/examples/my_sc" --socket "$socket" --count 6 --max-tokens 48 "What is 3 + 4?" || fail "custom"
+    for rule in 1 2; do
+        echo "== prior $rule"
+        search --set prior=$rule || fail "mcts, prior $rule"
+    done
+    for thresholds in '0.7 0.99' '0 0' '0.7 0.99'; do
+        control set sc-math.certainty.5 "${thresholds% *}" && control set mcts-asdiv.reward.3 "${thresholds#* }" ||
+            fail "set $thresholds"
+        echo "== thresholds $thresholds"
+        few --tokens || fail "sc, thresholds $thresholds"
+        search --seed 8 --profile mcts-asdiv || fail "mcts, thresholds $thresholds"
+    done
 }
 golden_check tests/golden/e2e-programs.txt programs
-for word in single sc best_of_n cot rebase mcts beam sc_cot guided; do
-    grep -qx "== $word" "$work/results" || fail "no $word"
+for word in single sc best_of_n cot rebase mcts beam sc_cot guided custom; do
+    grep -qE "^== $word( |\$)" "$work/results" || fail "no $word"
 done
-[ "$(grep -c '^verdict' "$work/results")" = 9 ] || fail "results are missing"
-echo "eight algorithms gave the stored tokens, answers and costs ($golden_level)"
+[ "$(grep -c '^verdict' "$work/results")" = 18 ] || fail "results are missing"
+# What is stored stops by the change, and only by it.
+verdicts() { sed -n "/^== thresholds/,\$ s/^$1 //p" "$work/results" | tr '\n' ' '; }
+[ "$(verdicts verdict)" = "capped capped settled settled capped capped " ] || fail "verdicts: $(verdicts verdict)"
+[ "$(verdicts knob)" = "8 4 5 3 8 4 " ] || fail "knobs: $(verdicts knob)"
+echo "nine algorithms gave the stored tokens, answers and costs, with thresholds changed in between ($golden_level)"
 
-# Thresholds. With this seed two of the first five answers agree: a threshold of 0 stops SC there.
-few() { reason --set cap=8 --answer number --max-tokens 12 --seed 4 "$@" sc; }
 knob() { few "$@" | sed -n 's/^knob //p'; }
 [ "$(knob)" = 8 ] || fail "SC stops before its cap"
 [ "$(control get sc-math.certainty.5)" = "sc-math.certainty.5 0.7" ] || fail "get"
@@ -78,6 +97,8 @@ refused 'PROFILE.section.key' -- control get what
 refused 'file only' -- control set sc-math.profile.name other
 refused 'cap 0' '1 to 1024' -- reason --set cap=0 sc
 refused 'width 3' -- reason --set width=3 sc
+refused 'prior 3' '0 to 2' -- reason --set prior=3 mcts
+refused 'prior 1' -- reason --set prior=1 rebase
 refused 'spread' '1 to 100000' -- reason --set spread=1e6 rebase
 refused 'profile' -- reason --profile cot-mid sc
 control profile list | diff - "$work/list" >"$work/diff.log" || fail "a refused command changed the list"

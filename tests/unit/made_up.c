@@ -249,16 +249,22 @@ uint32_t write_anything(const struct seq *q, uint32_t position)
 static void write_tokenizer(FILE *file)
 {
     uint32_t more = 256;
-    (void)fprintf(file, "{\"version\":\"1.0\",\"truncation\":null,\"padding\":null,"
-                        "\"added_tokens\":[{\"id\":256,\"content\":\"<end>\",\"single_word\":false,"
-                        "\"lstrip\":false,\"rstrip\":false,\"normalized\":false,\"special\":true}],"
-                        "\"normalizer\":null,\"pre_tokenizer\":{\"type\":\"ByteLevel\","
-                        "\"add_prefix_space\":false,\"trim_offsets\":true,\"use_regex\":true},"
-                        "\"post_processor\":null,\"decoder\":{\"type\":\"ByteLevel\","
-                        "\"add_prefix_space\":true,\"trim_offsets\":true,\"use_regex\":true},"
-                        "\"model\":{\"type\":\"BPE\",\"dropout\":null,\"unk_token\":null,"
-                        "\"continuing_subword_prefix\":null,\"end_of_word_suffix\":null,"
-                        "\"fuse_unk\":false,\"byte_fallback\":false,\"merges\":[],\"vocab\":{");
+    char many[LONG_BYTES + 1] = "";
+    memset(many, 'x', LONG_BYTES);
+    (void)fprintf(file,
+                  "{\"version\":\"1.0\",\"truncation\":null,\"padding\":null,"
+                  "\"added_tokens\":[{\"id\":256,\"content\":\"<end>\",\"single_word\":false,"
+                  "\"lstrip\":false,\"rstrip\":false,\"normalized\":false,\"special\":true},"
+                  "{\"id\":257,\"content\":\"%s\",\"single_word\":false,"
+                  "\"lstrip\":false,\"rstrip\":false,\"normalized\":false,\"special\":false}],"
+                  "\"normalizer\":null,\"pre_tokenizer\":{\"type\":\"ByteLevel\","
+                  "\"add_prefix_space\":false,\"trim_offsets\":true,\"use_regex\":true},"
+                  "\"post_processor\":null,\"decoder\":{\"type\":\"ByteLevel\","
+                  "\"add_prefix_space\":true,\"trim_offsets\":true,\"use_regex\":true},"
+                  "\"model\":{\"type\":\"BPE\",\"dropout\":null,\"unk_token\":null,"
+                  "\"continuing_subword_prefix\":null,\"end_of_word_suffix\":null,"
+                  "\"fuse_unk\":false,\"byte_fallback\":false,\"merges\":[],\"vocab\":{",
+                  many);
     for (uint32_t b = 0; b < 256; b++) {
         bool itself = (b >= 33 && b <= 126) || (b >= 161 && b != 173);
         (void)fprintf(file, "%s\"\\u%04x\":%u", b ? "," : "", itself ? b : more, b);

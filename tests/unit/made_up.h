@@ -14,7 +14,9 @@
 #define CONTEXT 1024u
 #define BRANCHES_MAX 2048u
 #define RUNS_MAX 80u
-#define END 256u /* token that ends a text; others are bytes */
+#define END 256u  /* token that ends a text; others are bytes */
+#define LONG 257u /* but for this, of LONG_BYTES x, in the codec of codec_make() */
+#define LONG_BYTES 200u
 
 enum seq_state { FREE = 0, RUNS, PAUSED };
 

@@ -12,7 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <cmocka.h>
 
 #include "daemon/program/profile.h"
@@ -194,32 +193,47 @@ static void rebase_tree(const struct job *job, uint32_t width, double spread, ui
     }
 }
 
-static void algorithms_rebase_grows_the_published_tree(void **state)
+/* A tree as wide as the policy first looks, and for the rest a second one; of both only the prompt is common, which each
+ * model reads once. */
+static void algorithms_rebase_grows_the_published_trees(void **state)
 {
     (void)state;
     uint64_t seed = check_number("SEED", now_ns());
+    uint32_t seconds = 0;
     (void)printf("SEED=%" PRIu64 "\n", seed);
     write_token = write_anything;
-    for (uint32_t trial = 0; trial < 300; trial++) {
+    for (uint32_t trial = 0; trial < 600; trial++) {
         struct job job;
         struct outcome outcome;
         struct rig r;
         uint32_t width = 1 + trial % 20, depth = 1 + trial % 7;
-        job_make(&job, DYNASOR_ALGORITHM_REBASE, seed + trial, "even");
-        set(&job, DYNASOR_PARAMETER_CAP, width);
+        uint32_t detect = trial < 300 ? width : 16, cap = trial < 300 ? width : 16 + width;
+        job_make(&job, DYNASOR_ALGORITHM_REBASE, seed + trial,
+                 trial < 300 ? "even" : "rebase-gsm8k");
+        for (uint32_t i = 0; i < job.policy.limits_count; i++)
+            job.policy.limits[i].limits = (struct certaindex_limits){0}; /* never certain */
+        set(&job, DYNASOR_PARAMETER_CAP, cap);
         set(&job, DYNASOR_PARAMETER_DEPTH, depth);
         set(&job, DYNASOR_PARAMETER_STEP_TOKENS, 11);
         rig_open(&r, seed, 0, 0);
         run_all(&r, &job, &outcome, 1);
+        uint64_t read[] = {r.sched[0]->read_tokens, r.sched[1]->read_tokens};
         rig_close(&r);
         steps_count = 0;
         decoded = 0;
-        rebase_tree(&job, width, job.args.parameters.value[DYNASOR_PARAMETER_SPREAD], depth);
+        double spread = job.args.parameters.value[DYNASOR_PARAMETER_SPREAD];
+        rebase_tree(&job, detect, spread, depth);
+        if (cap > detect)
+            rebase_tree(&job, cap - detect, spread, depth);
+        seconds += cap > detect;
+        assert_int_equal(outcome.result.knob, cap);
         assert_int_equal(outcome.cost.branches_count, steps_count);
         assert_int_equal(outcome.cost.decoded_tokens, decoded);
-        /* The reward model reads the prompt, and each token once. */
         assert_int_equal(outcome.cost.reward_tokens, 8 + decoded);
+        assert_int_equal(read[0], 8); /* branches fork from what is there */
+        assert_int_equal(read[1], 8 + decoded);
     }
+    assert_int_equal(seconds, 300);
 }
 
 static bool says_what_one_before_says(uint32_t first, uint32_t step)
@@ -238,7 +252,7 @@ static bool says_what_one_before_says(uint32_t first, uint32_t step)
 
 static void expand(const struct job *job, struct step *at, uint32_t number, uint32_t width)
 {
-    double sum = 0;
+    double rule = job->args.parameters.value[DYNASOR_PARAMETER_PRIOR], sum = 0;
     at->expanded = true;
     at->first_child = steps_count;
     at->children = width;
@@ -248,7 +262,8 @@ static void expand(const struct job *job, struct step *at, uint32_t number, uint
         struct step *s = &steps[b];
         bool empty = s->own == 1 && s->tokens[s->count - 1] == '\n';
         s->dropped = empty || says_what_one_before_says(at->first_child, b);
-        s->prior = s->dropped ? 0 : exp(s->log_sum / s->own);
+        s->prior = rule < 1 ? exp(s->log_sum / s->own) : rule < 2 ? exp(s->log_sum) : 1;
+        s->prior = s->dropped ? 0 : s->prior;
         sum += s->prior;
     }
     for (uint32_t b = at->first_child; b < at->first_child + width; b++)
@@ -327,6 +342,7 @@ static void algorithms_mcts_searches_as_published(void **state)
         set(&job, DYNASOR_PARAMETER_DEPTH, depth);
         set(&job, DYNASOR_PARAMETER_WIDTH, width);
         set(&job, DYNASOR_PARAMETER_STEP_TOKENS, 1 + trial % 4); /* short ones say the same */
+        set(&job, DYNASOR_PARAMETER_PRIOR, trial % 7 % 3);
         rig_open(&r, seed, 0, 0);
         run_all(&r, &job, &outcome, 1);
         rig_close(&r);
@@ -677,95 +693,17 @@ static void algorithms_the_tag_is_there_when_a_path_is_read_again(void **state)
     assert_true(again > 2 * read); /* otherwise nothing was read again */
 }
 
-/* ---- time ------------------------------------------------------------------------------------------------ */
-
-/* Costs next to nothing, and ends a step now and then. */
-static uint32_t write_quickly(const struct seq *q, uint32_t position)
-{
-    return (position + q->args.branch) % 41 == 40 ? '\n' : 'a' + position % 16;
-}
-
-struct timing {
-    uint64_t ns;
-    uint64_t most_ns;
-    uint32_t steps;
-    uint64_t tokens;
-};
-
-static uint64_t cpu_ns(void)
-{
-    struct timespec t;
-    (void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
-}
-
-static void time_jobs(struct rig *r, struct job *jobs, uint32_t count, struct timing *t)
-{
-    struct run *run;
-    uint32_t user, done = 0;
-    for (uint32_t i = 0; i < count; i++)
-        assert_int_equal(runs_start(r->runs, &jobs[i].args, jobs[i].prompt, 8, &run), RUNS_OK);
-    *t = (struct timing){.tokens = runs_tokens_count(r->runs)};
-    while (done < count) {
-        uint64_t begin = cpu_ns();
-        (void)runs_poll(r->runs, 0);
-        uint64_t took = cpu_ns() - begin;
-        t->ns += took;
-        t->most_ns = took > t->most_ns ? took : t->most_ns;
-        t->steps++;
-        while ((run = runs_news(r->runs, &user))) {
-            run_stop(run);
-            done++;
-        }
-    }
-    t->tokens = runs_tokens_count(r->runs) - t->tokens;
-}
-
-/* What programs cost besides the engine, at 256 branches: printed, and looked at by people. The first time
- * memory is touched, which happens once in a daemon's life. */
-static void algorithms_time_of_a_step(void **state)
-{
-    (void)state;
-    enum { JOBS = 16, SAMPLES = 16 };
-    static struct job jobs[JOBS];
-    static const uint32_t kinds[] = {DYNASOR_ALGORITHM_SC, DYNASOR_ALGORITHM_REBASE};
-    write_token = write_quickly;
-    for (uint32_t k = 0; k < COUNT_OF(kinds); k++) {
-        struct rig r;
-        struct timing t;
-        rig_open(&r, 1, 0, 0);
-        for (uint32_t i = 0; i < JOBS; i++) {
-            job_make(&jobs[i], kinds[k], i, "even");
-            set(&jobs[i], DYNASOR_PARAMETER_CAP, SAMPLES);
-            jobs[i].args.parameters.max_tokens = 400;
-            jobs[i].args.policy = &jobs[i].policy;
-            if (kinds[k] == DYNASOR_ALGORITHM_REBASE)
-                set(&jobs[i], DYNASOR_PARAMETER_DEPTH, 8);
-        }
-        is_measured = true;
-        for (uint32_t i = 0; i < 5; i++)
-            time_jobs(&r, jobs, JOBS, &t);
-        is_measured = false;
-        (void)printf("%s: %.1f us a step with the made-up scheduler, %.1f branches in each, "
-                     "%.0f us the longest\n",
-                     jobs[0].args.algorithm->name, (double)t.ns / t.steps / 1e3,
-                     (double)t.tokens / t.steps, (double)t.most_ns / 1e3);
-        rig_close(&r);
-    }
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(algorithms_decide_the_same_whatever_the_schedule),
-        cmocka_unit_test(algorithms_rebase_grows_the_published_tree),
+        cmocka_unit_test(algorithms_rebase_grows_the_published_trees),
         cmocka_unit_test(algorithms_mcts_searches_as_published),
         cmocka_unit_test(algorithms_beam_subtrees_do_not_compete),
         cmocka_unit_test(algorithms_the_first_m_of_n_count),
         cmocka_unit_test(algorithms_deepconf_kills_below_the_bar),
         cmocka_unit_test(algorithms_each_scored_step_ends_with_the_tag),
         cmocka_unit_test(algorithms_the_tag_is_there_when_a_path_is_read_again),
-        cmocka_unit_test(algorithms_time_of_a_step),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -70,6 +70,8 @@ static void answer_pairs_are_judged_with_precision_one(void **state)
     struct score s = judge("tests/data/answers/pairs.tsv", "missed");
     (void)state;
     CHECK(s.pairs >= 300, "only %u pairs", s.pairs);
+    printf("equivalence_precision %.4f\nequivalence_recall %.4f\n", (double)s.both / s.found,
+           (double)s.both / s.wanted);
     assert_int_equal(s.both, s.found);
     CHECK(s.both * 100 >= s.wanted * 97, "recall: %u of %u", s.both, s.wanted);
 }

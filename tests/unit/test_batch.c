@@ -104,7 +104,7 @@ static void batch_log_reads_what_it_wrote(void **state)
          .verdict = RUN_SETTLED,
          .knob = 3,
          .right = true,
-         .cost = {.decoded_tokens = 80, .probe_tokens = 12, .reward_tokens = 9},
+         .cost = {.decoded_tokens = 80, .probe_tokens = 12, .reward_tokens = 9, .lost_tokens = 7},
          .latency_steps = 44,
          .latency_s = 0.125,
          .hash = 0xfedcba9876543210u,
@@ -133,6 +133,7 @@ static void batch_log_reads_what_it_wrote(void **state)
     const struct item *got = &out.all[0];
     assert_true(got->hash == items_in[0].hash && got->right && got->knob == 3 && got->level == 5);
     assert_int_equal(item_tokens(got), 101);
+    assert_int_equal(got->cost.lost_tokens, 7);
     assert_int_equal(got->steps_count, 3);
     for (int i = 0; i < 3; i++)
         assert_memory_equal(&got->steps[i], &steps[i], offsetof(struct step, right));

@@ -213,6 +213,7 @@ static void clusters_by_pooled_states_of_the_policy_model(void **state)
     double f1 = judge("policy model, pooled states", &v);
     v = (struct labels_vectors){by_nothing, NULL, 1, false};
     double floor = judge("one group", &v);
+    printf("f1_pooled %.3f\n", f1);
     CHECK(f1 >= floor - 0.05, "F1 %.3f, without any vectors %.3f", f1, floor);
     double share = recognised(&r);
     CHECK(share >= 0.9, "only %.3f are recognised", share);
@@ -237,6 +238,7 @@ static void clusters_by_the_role_that_embeds(void **state)
     (void)judge("encoder", &v);
     v.linked = false;
     double f1 = judge("encoder", &v);
+    printf("f1_embed %.3f\n", f1);
     CHECK(given || f1 >= 0.58, "F1 %.3f", f1);
     rig_close(&r);
     if (made)

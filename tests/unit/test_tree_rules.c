@@ -1,5 +1,5 @@
 /* tests/unit/test_tree_rules.c: how REBASE splits a width and PUCT ranks, against the published formulas written
- * apart in float64. */
+ * apart in float64; what an action's prior is, by hand. */
 #include <inttypes.h>
 #include <math.h>
 #include <setjmp.h>
@@ -79,11 +79,38 @@ static void tree_puct_is_the_published_one(void **state)
     }
 }
 
+/* Three steps of log-probabilities that are logarithms of plain numbers: 1/4 over two tokens, 1/64 over three, 1/2
+ * over one. */
+static void tree_priors_are_those_by_hand(void **state)
+{
+    (void)state;
+    static const uint32_t tokens[] = {2, 3, 1};
+    static const double likely[] = {0.25, 1.0 / 64, 0.5};
+    static const double want[][3] = {
+        [MCTS_PRIOR_MEAN] = {0.4, 0.2, 0.4}, /* 1/2, 1/4, 1/2 of 5/4 */
+        [MCTS_PRIOR_SUM] = {16.0 / 49, 1.0 / 49, 32.0 / 49},
+        [MCTS_PRIOR_UNIFORM] = {1.0 / 3, 1.0 / 3, 1.0 / 3},
+    };
+    for (uint32_t rule = 0; rule < COUNT_OF(want); rule++) {
+        double all = 0;
+        for (uint32_t i = 0; i < 3; i++)
+            all += mcts_prior(rule, log(likely[i]), tokens[i], log(0.5));
+        for (uint32_t i = 0; i < 3; i++) {
+            double prior = mcts_prior(rule, log(likely[i]), tokens[i], log(0.5)) / all;
+            CHECK(fabs(prior - want[rule][i]) < 1e-12, "rule %u, step %u: %g", rule, i, prior);
+        }
+    }
+    /* A step so long that its chance is no double: its siblings' are told apart. */
+    assert_true(fabs(mcts_prior(MCTS_PRIOR_SUM, -5000, 900, -4999) - exp(-1)) < 1e-12);
+    assert_true(fabs(mcts_prior(MCTS_PRIOR_MEAN, 0, 0, 0) - 1) < 1e-12);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tree_rebase_split_is_the_published_one),
         cmocka_unit_test(tree_puct_is_the_published_one),
+        cmocka_unit_test(tree_priors_are_those_by_hand),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -86,7 +86,8 @@ struct items {
 };
 void items_free(struct items *items);
 
-/* Decoded, probed and read by the reward model: what a program is charged. */
+/* Decoded, probed and read by the reward model: what a program is charged. Not what it decoded beyond a logical
+ * end, which depends on who else ran and is bounded by a bar (lost_tokens_percent). */
 static inline uint64_t item_tokens(const struct item *item)
 {
     return item->cost.decoded_tokens + item->cost.probe_tokens + item->cost.reward_tokens;

@@ -52,16 +52,19 @@ struct batch {
     const char *log;  /* with %u: one for each cap */
     const char *even; /* what it is compared with, likewise; NULL: the log itself */
     const char *profile;
+    uint32_t
+        whole; /* cap at which even is the only log, as a policy has no choice there; 0: none */
     uint32_t caps[8]; /* ends with 0; the last is that of the bars */
 };
 static const struct batch batches[] = {
-    {"sc_words", "sc-words", NULL, "sc-words-static", {5, 10, 15, 20, 25, 30}},
+    {"sc_words", "sc-words", NULL, "sc-words-static", 0, {5, 10, 15, 20, 25, 30}},
     {"rebase_words",
      "rebase-words-split-%u",
      "rebase-words-even-%u",
      "rebase-words-static",
-     {32, 64, 128}},
-    {"mcts_game24", "mcts-game24", NULL, "mcts-game24-static", {3, 7, 10, 15, 20}},
+     16,
+     {16, 32, 64, 128}},
+    {"mcts_game24", "mcts-game24", NULL, "mcts-game24-static", 0, {3, 7, 10, 15, 20}},
 };
 #define BATCHES_COUNT (sizeof batches / sizeof batches[0])
 
@@ -106,7 +109,7 @@ static void batch_cap(const char *folder, const struct batch *b, const struct pr
     char label[128];
     struct profile full;
     profile_default(&full);
-    if (!open_for_cap(folder, b->log, cap, &study) ||
+    if (!open_for_cap(folder, cap == b->whole ? b->even : b->log, cap, &study) ||
         (b->even && !open_for_cap(folder, b->even, cap, &even))) {
         study_close(&study);
         batch_lacks(b, "no log of it");
@@ -190,6 +193,14 @@ static void policies_bars(const char *bars, const struct study *studies, double 
         programs_bar_set(bar, least);
 }
 
+/* Mean latency over that of static: what looking again costs. */
+static void latency_price(const struct study *s, const struct study *as_static, char over[16])
+{
+    (void)snprintf(over, 16, "-");
+    if (as_static->items.count > 0)
+        (void)snprintf(over, 16, "%.2f", study_latency_s(s) / study_latency_s(as_static));
+}
+
 static void policies_of(const char *folder, const char *task, const char *bars, FILE *file)
 {
     struct study studies[POLICIES_COUNT];
@@ -201,11 +212,13 @@ static void policies_of(const char *folder, const char *task, const char *bars, 
     }
     for (size_t i = 0; i < POLICIES_COUNT && studies[0].items.count > 0; i++) {
         struct judged j;
+        char over[16];
         if (studies[i].items.count == 0)
             continue;
+        latency_price(&studies[i], &studies[1], over);
         study_live(&studies[i], &studies[0], &j);
-        (void)snprintf(label, sizeof label, "%s\t%s\t%.2f", task, policies[i].name,
-                       study_latency_s(&studies[i]));
+        (void)snprintf(label, sizeof label, "%s\t%s\t%.2f\t%s", task, policies[i].name,
+                       study_latency_s(&studies[i]), over);
         judged_print(file, label, &j);
         if (strcmp(policies[i].name, "static") == 0)
             saved_static = j.saved.value;
@@ -219,8 +232,9 @@ static void policies_of(const char *folder, const char *task, const char *bars, 
 
 static void figure_policies(const char *folder, const char *out)
 {
-    FILE *file = figure_open(out, "policies", "task\tpolicy\tlatency\t" JUDGED_COLUMNS);
-    printf("\nsix policies, mean latency in seconds\n");
+    FILE *file =
+        figure_open(out, "policies", "task\tpolicy\tlatency\tover_static\t" JUDGED_COLUMNS);
+    printf("\nsix policies, mean latency in seconds, and over that of static\n");
     policies_of(folder, "sc-words", "sc_words", file);
     policies_of(folder, "mcts-game24", "mcts_game24", file);
     figure_close(file);
@@ -233,6 +247,11 @@ static const char *const others[] = {
     "sc-words-k_step5",     "sc-words-k_step1",  "sc-words-curve_each_step",
     "sc-words-esc",         "sc-words-adaptive", "esc",
     "adaptive_consistency", "sc-words-give_up"};
+
+static const struct {
+    const char *log;
+    const char *name;
+} ran[] = {{"live-sc-words-deepconf", "deepconf"}, {"live-sc-words-m_of_n", "m_of_n 10, run"}};
 
 /* m_of_n for a few M, the built-in one first. */
 static void figure_first(const struct study *study, FILE *file)
@@ -267,9 +286,11 @@ static void figure_others(const char *folder, const char *out)
         judged_print(file, others[i], &j);
     }
     figure_first(&study, file);
-    if (study_open(folder, "live-sc-words-deepconf", &live)) {
+    for (size_t i = 0; i < sizeof ran / sizeof ran[0]; i++) {
+        if (!study_open(folder, ran[i].log, &live))
+            continue;
         study_live(&live, &study, &j);
-        judged_print(file, "deepconf", &j);
+        judged_print(file, ran[i].name, &j);
         study_close(&live);
     }
     figure_close(file);
@@ -427,15 +448,16 @@ static void figure_trees(const char *folder, const char *out)
 static const struct {
     const char *name;
     const char *loss; /* bars */
+    const char *high;
     const char *saving;
-} presets[] = {{"cot-mild", NULL, NULL},
-               {"cot-low", NULL, NULL},
-               {"cot-mid", NULL, NULL},
-               {"cot-high", NULL, NULL},
-               {"cot-crazy", NULL, NULL},
-               {"cot-long-1", "cot_long_loss_1", "cot_long_saving_1"},
-               {"cot-long-2", "cot_long_loss_2", NULL},
-               {"cot-long-5", "cot_long_loss_5", NULL}};
+} presets[] = {{"cot-mild", NULL, NULL, NULL},
+               {"cot-low", NULL, NULL, NULL},
+               {"cot-mid", NULL, NULL, NULL},
+               {"cot-high", NULL, NULL, NULL},
+               {"cot-crazy", NULL, NULL, NULL},
+               {"cot-long-1", "cot_long_loss_1", "cot_long_loss_1_high", "cot_long_saving_1"},
+               {"cot-long-2", "cot_long_loss_2", NULL, NULL},
+               {"cot-long-5", "cot_long_loss_5", NULL, NULL}};
 
 static void figure_chains(const char *folder, const char *out)
 {
@@ -460,6 +482,8 @@ static void figure_chains(const char *folder, const char *out)
             judged_print(file, label, &j);
             if (heeded && presets[i].loss)
                 programs_bar_set(presets[i].loss, 0 - j.gained.value);
+            if (heeded && presets[i].high)
+                programs_bar_set(presets[i].high, 0 - j.gained.low);
             if (heeded && presets[i].saving)
                 programs_bar_set(presets[i].saving, j.saved.value);
         }

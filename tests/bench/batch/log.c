@@ -15,7 +15,7 @@
 #define LEVEL_UNSAID "amx" /* logs that do not say it were made on it: docs/RESULTS.md */
 
 #define NAMES                                                                                      \
-    "problem\tseed\tlevel\tverdict\tknob\tright\tdecoded\tprobe\treward\tkilled\tsteps\tms\thash\tanswers"
+    "problem\tseed\tlevel\tverdict\tknob\tright\tdecoded\tprobe\treward\tkilled\tlost\tsteps\tms\thash\tanswers"
 
 uint32_t algorithm_number(const char *name)
 {
@@ -130,11 +130,12 @@ void log_items_write(const char *path, const struct items *items)
     for (uint32_t i = 0; i < items->count; i++) {
         const struct item *it = &items->all[i];
         (void)fprintf(
-            file, "%u\t%u\t%u\t%u\t%u\t%d\t%llu\t%llu\t%llu\t%llu\t%u\t%.0f\t%016llx\t",
+            file, "%u\t%u\t%u\t%u\t%u\t%d\t%llu\t%llu\t%llu\t%llu\t%llu\t%u\t%.0f\t%016llx\t",
             it->problem, it->seed, it->level, it->verdict, it->knob, it->right,
             (unsigned long long)it->cost.decoded_tokens, (unsigned long long)it->cost.probe_tokens,
             (unsigned long long)it->cost.reward_tokens, (unsigned long long)it->cost.killed_tokens,
-            it->latency_steps, it->latency_s * 1e3, (unsigned long long)it->hash);
+            (unsigned long long)it->cost.lost_tokens, it->latency_steps, it->latency_s * 1e3,
+            (unsigned long long)it->hash);
         for (uint32_t k = 0; k < it->steps_count; k++) {
             if (k)
                 (void)fputc(' ', file);
@@ -193,21 +194,27 @@ static bool step_read(char **at, const struct step *before, struct step *s)
     return true;
 }
 
-static bool item_read(char *line, struct item *it)
+static bool item_read(char *line, bool with_lost, struct item *it)
 {
-    unsigned long long decoded, probe, reward, killed, hash;
-    int right, used = 0;
+    unsigned long long decoded, probe, reward, killed, lost = 0, hash;
+    int right, used = 0, more = 0;
     double ms;
     *it = (struct item){0};
-    if (sscanf(line, "%u\t%u\t%u\t%u\t%u\t%d\t%llu\t%llu\t%llu\t%llu\t%u\t%lf\t%llx\t%n",
-               &it->problem, &it->seed, &it->level, &it->verdict, &it->knob, &right, &decoded,
-               &probe, &reward, &killed, &it->latency_steps, &ms, &hash, &used) != 13)
+    if (sscanf(line, "%u\t%u\t%u\t%u\t%u\t%d\t%llu\t%llu\t%llu\t%llu\t%n", &it->problem, &it->seed,
+               &it->level, &it->verdict, &it->knob, &right, &decoded, &probe, &reward, &killed,
+               &used) != 10 ||
+        (with_lost && sscanf(line + used, "%llu\t%n", &lost, &more) != 1))
         return false;
+    used += more;
+    if (sscanf(line + used, "%u\t%lf\t%llx\t%n", &it->latency_steps, &ms, &hash, &more) != 3)
+        return false;
+    used += more;
     it->right = right != 0;
     it->cost = (struct run_cost){.decoded_tokens = decoded,
                                  .probe_tokens = probe,
                                  .reward_tokens = reward,
-                                 .killed_tokens = killed};
+                                 .killed_tokens = killed,
+                                 .lost_tokens = lost};
     it->latency_s = ms / 1e3;
     it->hash = hash;
     uint32_t room = 1;
@@ -278,6 +285,7 @@ bool log_items_read(const char *path, struct items *ret_items)
     char *line = NULL;
     size_t bytes = 0;
     uint32_t room = 0, line_number = 0;
+    bool with_lost = false;
     *ret_items = (struct items){0};
     if (!file)
         return false;
@@ -287,13 +295,15 @@ bool log_items_read(const char *path, struct items *ret_items)
             header_read(path, line, &items);
             continue;
         }
+        if (line_number == 2)
+            with_lost = strstr(line, "\tlost\t") != NULL; /* logs of before have none */
         if (line_number <= 2)
             continue;
         if (items.count == room) {
             room = room ? 2 * room : 256;
             items.all = need(realloc(items.all, room * sizeof *items.all));
         }
-        if (!item_read(line, &items.all[items.count]))
+        if (!item_read(line, with_lost, &items.all[items.count]))
             fail("%s:%u: this is no program", path, line_number);
         items.problems_count += items.count == 0 || items.all[items.count].problem !=
                                                         items.all[items.count - 1].problem;

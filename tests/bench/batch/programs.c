@@ -1,14 +1,15 @@
 /* dynasor-bench programs: what the logs of a campaign show, after a random part of them was run again.
  *
  *   dynasor-bench programs --logs DIR [--out DIR] [--value BAR=NUMBER]...
- *       [--policy DIR --reward DIR --tasks DIR [--percent P] [--seed N]]
+ *       [--policy DIR --reward DIR --tasks DIR [--percent P] [--seed N] [--spent SECONDS]]
  *   dynasor-bench programs --names
  *
- * Runs P percent (1) of each log's programs again, which must give the same tokens, and of a log of batches one
- * whole batch; a log of another level of instructions is skipped, by name. Then computes every
+ * Runs P percent (1, rounded up) of each log's programs again, which must give the same tokens, and of a log of
+ * batches one whole batch; a log of another level of instructions is skipped, by name. Then computes every
  * figure from the logs, writes tables to --out, and prints `bar NAME VALUE OP LIMIT ok|short` lines.
- * --value is a bar that was measured elsewhere. Exits 0, 1 when a bar is short, 2 for wrong arguments. */
+ * --value is a bar that was measured elsewhere, --spent what that took. Exits 0, 1 when a bar is short, 2 for wrong arguments. */
 #include <dirent.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,13 +26,16 @@ struct options {
     const char *tasks;
     double percent;
     uint64_t seed;
+    double spent_s;
 };
 
 struct replayed {
     uint32_t programs;
+    uint32_t wanted; /* of all logs, skipped ones too */
     uint32_t differ;
-    uint32_t skipped; /* logs of another level of instructions */
-    char level[16];   /* of one of them */
+    uint32_t skipped;    /* logs of another level of instructions */
+    char level[16];      /* of one of them */
+    double lost_percent; /* of what is charged, by the log that lost most, then or now */
 };
 
 static uint64_t scatter(uint64_t z)
@@ -49,6 +53,70 @@ static bool same(const struct item *a, const struct item *b)
            a->cost.reward_tokens == b->cost.reward_tokens && a->steps_count == b->steps_count;
 }
 
+struct spent { /* by a program */
+    double charged, lost;
+    double lost_percent;
+};
+
+static struct spent spent_of(const struct items *items)
+{
+    struct spent s = {0};
+    for (uint32_t i = 0; i < items->count; i++) {
+        s.charged += (double)item_tokens(&items->all[i]) / items->count;
+        s.lost += (double)items->all[i].cost.lost_tokens / items->count;
+    }
+    s.lost_percent = s.charged > 0 ? 100 * s.lost / s.charged : 0;
+    return s;
+}
+
+/* Says which are not as they were, and how much each decoded to no end. */
+static void replay_compare(const char *name, const struct item *const *expected,
+                           const struct items *fresh, const struct items *logged,
+                           struct replayed *to)
+{
+    uint32_t differ = 0, count = fresh->count;
+    struct spent now = spent_of(fresh), then = spent_of(logged);
+    for (uint32_t i = 0; i < count; i++) {
+        const struct item *a = expected[i], *b = &fresh->all[i];
+        if (same(b, a))
+            continue;
+        differ++;
+        printf(
+            "  %s: problem %u seed %u: hash %016llx, now %016llx; %llu tokens, now %llu; %u answers, now %u\n",
+            name, a->problem, a->seed, (unsigned long long)a->hash, (unsigned long long)b->hash,
+            (unsigned long long)item_tokens(a), (unsigned long long)item_tokens(b), a->steps_count,
+            b->steps_count);
+    }
+    printf("  %-34s %u of %u programs again, %u differ; each %.1f tokens, %.1f lost (logged: %.1f, "
+           "%.1f); %.1f s\n",
+           name, count, logged->count, differ, now.charged, now.lost, then.charged, then.lost,
+           fresh->seconds);
+    to->programs += count;
+    to->lost_percent = fmax(to->lost_percent, fmax(now.lost_percent, then.lost_percent));
+    to->differ += differ;
+}
+
+/* So many of a log, each as likely as each other; of batches one that is whole. */
+static uint32_t choose(const struct options *o, const struct items *items, uint32_t wanted,
+                       uint32_t *ret_chosen)
+{
+    uint32_t count = 0, all = items->count;
+    bool batched = experiment_batched(&items->experiment);
+    uint32_t seed = all ? items->all[scatter(o->seed + 7) % all].seed : 0;
+    for (uint32_t i = 0; i < all; i++) {
+        uint64_t at = scatter(o->seed + (i + 1) * 0x9e3779b97f4a7c15u) % (all - i);
+        if (batched ? items->all[i].seed == seed : at < wanted - count)
+            ret_chosen[count++] = i;
+    }
+    return count;
+}
+
+static uint32_t wanted_of(const struct options *o, uint32_t count)
+{
+    double wanted = ceil(count * o->percent / 100);
+    return wanted < count ? (uint32_t)wanted : count;
+}
+
 static void replay_log(const struct options *o, struct host *host, const char *name,
                        struct replayed *to)
 {
@@ -58,6 +126,8 @@ static void replay_log(const struct options *o, struct host *host, const char *n
     (void)snprintf(path, sizeof path, "%s/%s.tsv", o->logs, name);
     if (!log_items_read(path, &items))
         fail("%s: %m", path);
+    uint32_t wanted = wanted_of(o, items.count);
+    to->wanted += wanted;
     if (strcmp(items.level, host_level()) != 0) {
         printf("  %-40s skipped: made on %s, this is %s\n", name, items.level, host_level());
         (void)snprintf(to->level, sizeof to->level, "%s", items.level);
@@ -76,44 +146,26 @@ static void replay_log(const struct options *o, struct host *host, const char *n
     problems_read(path, 1, &problems);
     struct work *work = need(calloc(items.count + 1, sizeof *work));
     const struct item **expected = need(calloc(items.count + 1, sizeof *expected));
-    uint32_t count = 0, least = items.count ? (uint32_t)(scatter(o->seed + 7) % items.count) : 0;
-    bool batched = experiment_batched(e);
-    for (uint32_t i = 0; i < items.count; i++) {
-        double at = (double)(scatter(o->seed + i * 0x9e3779b97f4a7c15u) >> 11) / 9007199254740992.0;
-        if (batched ? items.all[i].seed != items.all[least].seed
-                    : i != least && at * 100 >= o->percent)
-            continue;
-        if (items.all[i].problem >= problems.count)
-            fail("%s: problem %u is not in the set", name, items.all[i].problem);
-        work[count] = (struct work){.problem = &problems.items[items.all[i].problem],
-                                    .seed = items.all[i].seed};
-        expected[count++] = &items.all[i];
+    uint32_t *chosen = need(calloc(items.count + 1, sizeof *chosen));
+    uint32_t count = choose(o, &items, wanted, chosen);
+    for (uint32_t i = 0; i < count; i++) {
+        expected[i] = &items.all[chosen[i]];
+        if (expected[i]->problem >= problems.count)
+            fail("%s: problem %u is not in the set", name, expected[i]->problem);
+        work[i] = (struct work){.problem = &problems.items[expected[i]->problem],
+                                .seed = expected[i]->seed};
     }
-    struct host *whole = batched ? host_open(o->policy, o->reward, count) : NULL;
+    struct host *whole = experiment_batched(e) ? host_open(o->policy, o->reward, count) : NULL;
     host_run(whole ? whole : host, e, work, count, NULL, &fresh);
     if (whole)
         host_close(whole);
-    uint32_t differ = 0;
-    for (uint32_t i = 0; i < count; i++) {
-        const struct item *a = expected[i], *b = &fresh.all[i];
-        if (same(b, a))
-            continue;
-        differ++;
-        printf(
-            "  %s: problem %u seed %u: hash %016llx, now %016llx; %llu tokens, now %llu; %u answers, now %u\n",
-            name, a->problem, a->seed, (unsigned long long)a->hash, (unsigned long long)b->hash,
-            (unsigned long long)item_tokens(a), (unsigned long long)item_tokens(b), a->steps_count,
-            b->steps_count);
-    }
-    printf("  %-40s %u of %u programs again, %u differ, %.1f s\n", name, count, items.count, differ,
-           fresh.seconds);
-    to->programs += count;
-    to->differ += differ;
+    replay_compare(name, expected, &fresh, &items, to);
     items_free(&fresh);
     items_free(&items);
     problems_free(&problems);
     free(work);
     free((void *)expected);
+    free(chosen);
 }
 
 static int is_log(const struct dirent *entry)
@@ -134,14 +186,18 @@ static void entries_free(struct dirent **entries, int count)
 static void replayed_bars(const struct replayed *r)
 {
     char why[96];
+    programs_bar_limit("replay_programs", r->wanted);
     programs_bar_set("replay_programs", r->programs);
     programs_bar_set("replay_differ", r->differ);
+    programs_bar_set("lost_tokens_percent", r->lost_percent);
     if (r->skipped == 0)
         return;
     (void)snprintf(why, sizeof why, "%u logs skipped: made on %s, this is %s", r->skipped, r->level,
                    host_level());
-    if (r->programs == 0)
+    if (r->programs == 0) {
         programs_bar_lacks("replay_programs", why);
+        programs_bar_lacks("lost_tokens_percent", why);
+    }
     if (r->differ == 0)
         programs_bar_lacks("replay_differ", why);
 }
@@ -155,6 +211,8 @@ static void replay_all(const struct options *o)
         const char *why = count <= 0 ? "there are no logs" : "no models were given";
         programs_bar_lacks("replay_programs", why);
         programs_bar_lacks("replay_differ", why);
+        programs_bar_lacks("lost_tokens_percent", why);
+        programs_bar_lacks("bench_minutes", why);
         entries_free(entries, count);
         return;
     }
@@ -197,6 +255,8 @@ static bool parse(struct options *o, const char *name, const char *value)
         return true;
     if (strcmp(name, "--percent") == 0)
         o->percent = strtod(value, NULL);
+    else if (strcmp(name, "--spent") == 0)
+        o->spent_s = strtod(value, NULL);
     else if (strcmp(name, "--seed") == 0)
         o->seed = strtoull(value, NULL, 10);
     else if (strcmp(name, "--value") == 0)
@@ -209,6 +269,7 @@ static bool parse(struct options *o, const char *name, const char *value)
 int bench_programs_main(int argc, char **argv)
 {
     struct options o = {.percent = 1, .seed = clock_now_ns()};
+    uint64_t begin_ns = clock_now_ns();
     for (int i = 0; i < argc; i += 2) {
         if (strcmp(argv[i], "--names") == 0) {
             programs_bars_names();
@@ -218,15 +279,19 @@ int bench_programs_main(int argc, char **argv)
             o.logs = NULL, i = argc;
     }
     if (!o.logs) {
-        (void)fprintf(
-            stderr, "usage: dynasor-bench programs --logs DIR [--out DIR] [--value BAR=N]...\n"
-                    "           [--policy DIR --reward DIR --tasks DIR [--percent P] [--seed N]]\n"
-                    "       dynasor-bench programs --names\n");
+        (void)fprintf(stderr,
+                      "usage: dynasor-bench programs --logs DIR [--out DIR] [--value BAR=N]...\n"
+                      "           [--policy DIR --reward DIR --tasks DIR [--percent P] [--seed N]\n"
+                      "            [--spent SECONDS]]\n"
+                      "       dynasor-bench programs --names\n");
         return 2;
     }
     (void)setvbuf(stdout, NULL, _IOLBF, 1u << 16); /* only for those who watch */
     replay_all(&o);
     figures_all(o.logs, o.out);
     printf("\n");
+    if (o.policy && o.tasks)
+        programs_bar_set("bench_minutes",
+                         (o.spent_s + (double)(clock_now_ns() - begin_ns) / 1e9) / 60);
     return programs_bars_print() ? 1 : 0;
 }

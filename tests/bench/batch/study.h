@@ -59,6 +59,8 @@ void figures_all(const char *folder, const char *out);
 
 void programs_bars_names(void);
 void programs_bar_set(const char *name, double value);
+/* In place of the limit that the list has. */
+void programs_bar_limit(const char *name, double limit);
 /* Why it cannot be told. */
 void programs_bar_lacks(const char *name, const char *reason);
 uint32_t programs_bars_print(void); /* returns how many are short */

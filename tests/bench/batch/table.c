@@ -13,7 +13,7 @@
 #define BOOTSTRAP_SEED 24u
 
 struct sums {
-    double programs, right, decoded, probe, reward, killed, tokens, stopped, given_up;
+    double programs, right, decoded, probe, reward, killed, lost, tokens, stopped, given_up;
 };
 
 static void item_sum(struct sums *s, const struct item *it)
@@ -24,6 +24,7 @@ static void item_sum(struct sums *s, const struct item *it)
     s->probe += (double)it->cost.probe_tokens;
     s->reward += (double)it->cost.reward_tokens;
     s->killed += (double)it->cost.killed_tokens;
+    s->lost += (double)it->cost.lost_tokens;
     s->tokens += (double)item_tokens(it);
     s->stopped += it->verdict == RUN_SETTLED;
     s->given_up += it->verdict == RUN_GIVEN_UP;
@@ -31,12 +32,12 @@ static void item_sum(struct sums *s, const struct item *it)
 
 void table_header(FILE *csv)
 {
-    printf("%-24s %5s %8s %8s %9s %7s %7s %7s %6s %7s %7s %8s  %s\n", "policy", "cap", "programs",
-           "right %", "decoded", "probe", "reward", "killed", "stop %", "steps", "mean s", "P90 s",
-           "against even: points, tokens saved %");
+    printf("%-24s %5s %8s %8s %9s %7s %7s %7s %7s %6s %7s %7s %8s  %s\n", "policy", "cap",
+           "programs", "right %", "decoded", "probe", "reward", "killed", "lost", "stop %", "steps",
+           "mean s", "P90 s", "against even: points, tokens saved %");
     if (csv)
         (void)fprintf(csv,
-                      "policy,cap,programs,right_percent,decoded,probe,reward,killed,tokens,"
+                      "policy,cap,programs,right_percent,decoded,probe,reward,killed,lost,tokens,"
                       "stopped_percent,given_up_percent,steps_mean,steps_p90,seconds_mean,"
                       "seconds_p90,gained,gained_low,gained_high,saved,saved_low,saved_high\n");
 }
@@ -95,9 +96,9 @@ void table_row(const struct items *items, const struct items *even, FILE *csv)
     double n = s.programs > 0 ? s.programs : 1;
     struct latency l = latency_of(items);
     const char *name = items->experiment.profile.name;
-    printf("%-24s %5u %8.0f %8.2f %9.1f %7.1f %7.1f %7.1f %6.1f %7.0f %7.2f %8.2f", name,
+    printf("%-24s %5u %8.0f %8.2f %9.1f %7.1f %7.1f %7.1f %7.1f %6.1f %7.0f %7.2f %8.2f", name,
            experiment_cap(&items->experiment), s.programs, 100 * s.right / n, s.decoded / n,
-           s.probe / n, s.reward / n, s.killed / n, 100 * (s.stopped + s.given_up) / n,
+           s.probe / n, s.reward / n, s.killed / n, s.lost / n, 100 * (s.stopped + s.given_up) / n,
            l.mean_steps, l.mean_s, l.p90_s);
     if (even)
         printf("  %+.2f [%+.2f, %+.2f], %.1f [%.1f, %.1f]", gained.value, gained.low, gained.high,
@@ -105,13 +106,13 @@ void table_row(const struct items *items, const struct items *even, FILE *csv)
     printf("\n");
     if (csv)
         (void)fprintf(csv,
-                      "%s,%u,%.0f,%.3f,%.2f,%.2f,%.2f,%.2f,%.2f,%.2f,%.2f,%.1f,%.1f,%.4f,%.4f,"
+                      "%s,%u,%.0f,%.3f,%.2f,%.2f,%.2f,%.2f,%.2f,%.2f,%.2f,%.2f,%.1f,%.1f,%.4f,%.4f,"
                       "%.3f,%.3f,%.3f,%.3f,%.3f,%.3f\n",
                       name, experiment_cap(&items->experiment), s.programs, 100 * s.right / n,
-                      s.decoded / n, s.probe / n, s.reward / n, s.killed / n, s.tokens / n,
-                      100 * s.stopped / n, 100 * s.given_up / n, l.mean_steps, l.p90_steps,
-                      l.mean_s, l.p90_s, gained.value, gained.low, gained.high, saved.value,
-                      saved.low, saved.high);
+                      s.decoded / n, s.probe / n, s.reward / n, s.killed / n, s.lost / n,
+                      s.tokens / n, 100 * s.stopped / n, 100 * s.given_up / n, l.mean_steps,
+                      l.p90_steps, l.mean_s, l.p90_s, gained.value, gained.low, gained.high,
+                      saved.value, saved.low, saved.high);
 }
 
 void table_levels(const struct items *items)
@@ -132,7 +133,7 @@ static const char script[] =
     "set terminal pngcairo size 900,600\nset output '%s'\nset datafile separator ','\n"
     "set xlabel 'tokens of a program'\nset ylabel 'right, %%%%'\nset grid\nset key bottom right\n"
     "names = system(\"awk -F, 'NR > 1 && !seen[$1]++ { print $1 }' '%s'\")\n"
-    "plot for [n in names] '%s' using (strcol(1) eq n ? $9 : NaN):4 with linespoints title n\n";
+    "plot for [n in names] '%s' using (strcol(1) eq n ? $10 : NaN):4 with linespoints title n\n";
 
 void table_draw(const char *csv, const char *png)
 {
