@@ -1,7 +1,7 @@
 /* daemon/base/hash.h — a 128-bit hash of bytes that we hold: keys of tables (XXH3).
  *
  * Not against an adversary who can choose its inputs and gain by a collision: whoever looks a key up
- * compares the bytes as well. The only file that includes xxhash.
+ * compares the bytes as well, or says who is deceived where it cannot. The only file that includes xxhash.
  * Thread: any. Fails: never. */
 #pragma once
 #define XXH_INLINE_ALL

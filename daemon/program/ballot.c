@@ -83,7 +83,8 @@ void ballot_init(struct ballot *b, const struct ballot_room *room, uint32_t run)
 }
 
 /* The same bytes are the same answer, and most answers have been there before: of the last few, one with the
- * same hash is taken over. */
+ * same 128 bits of hash is taken over. The bytes are not there to compare: who makes two answers collide deceives its
+ * own program. */
 static void prepare(struct ballot *b, uint32_t idx, const char *text, uint32_t bytes)
 {
     b->raw[idx] = hash_bytes(text, bytes, 0);

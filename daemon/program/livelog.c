@@ -111,6 +111,7 @@ void livelog_run(struct livelog *log)
             return;
         for (size_t i = 0; i < (size_t)got / sizeof records[0]; i++)
             live_file_take(log->file, &records[i]);
+        /* ORDER(livelog_took) publish: the versions that these records name were read. */
         shm_store_release_u64(&log->took, log->took + (size_t)got / sizeof records[0]);
     }
 }
@@ -176,6 +177,7 @@ static struct live_record *record_add(struct livelog *log, uint32_t program, enu
 /* A place whose version nobody needs any more; LIVE_VERSIONS: there is none. */
 static uint32_t version_place(struct livelog *log)
 {
+    /* ORDER(livelog_took) observe: what they name may be written again. */
     uint64_t took = shm_load_acquire_u64(&log->took);
     for (uint32_t i = 0; i < LIVE_VERSIONS; i++) {
         uint32_t place = (log->hand + i) % LIVE_VERSIONS;

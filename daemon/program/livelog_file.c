@@ -243,7 +243,10 @@ static int file_open(struct live_file *f)
     r = file_put_away(f, "has other columns");
     if (r == 0)
         r = file_open_at(f, &other);
-    return r < 0 || !other ? r : -EBUSY;
+    r = r < 0 || !other ? r : -EBUSY;
+    if (r < 0)
+        file_close(f); /* or rows would stand under another's columns */
+    return r;
 }
 
 /* Somebody may have moved the file away, or it could not be opened when the one before was full. */
@@ -265,7 +268,7 @@ static int header_make(struct live_file *f)
     if (r < 0 || fflush(f->lines) != 0)
         return -EIO;
     f->header_bytes = (size_t)ftell(f->lines);
-    ASSERT(f->header_bytes <= sizeof f->header);
+    ASSERT(f->header_bytes < sizeof f->header); /* a file's is read with a byte to spare */
     memcpy(f->header, f->text, f->header_bytes);
     return 0;
 }

@@ -26,7 +26,9 @@ static size_t text_make(struct live_profiles *ps, uint32_t place)
 {
     rewind(ps->lines);
     int r = profile_write(ps->lines, &ps->versions[place].profile);
-    ASSERT(r == 0 && fflush(ps->lines) == 0);
+    int flushed = fflush(ps->lines);
+    ASSERT(r == 0);
+    ASSERT(flushed == 0);
     return (size_t)ftell(ps->lines);
 }
 

@@ -95,7 +95,7 @@ int programs_new(const struct programs_config *config, struct programs **ret_pro
     profiles_init(&ps->profiles);
     for (uint32_t a = 0; a < DYNASOR_ALGORITHM_COUNT; a++)
         parameters_default(a, &ps->defaults[a]);
-    ps->all = reserve_dense(config->programs_max * sizeof *ps->all);
+    ps->all = reserve(config->programs_max * sizeof *ps->all);
     int r = ps->all ? 0 : -ENOMEM;
     if (r == 0 && config->codec)
         r = encode_new(config->codec, config->prompt_bytes_max, config->context_tokens,

@@ -34,7 +34,7 @@ int runs_new(const struct runs_config *config, struct runs **ret_runs)
     TAILQ_INIT(&rs->news);
     TAILQ_INIT(&rs->free_nodes);
     replicas_begin(rs);
-    rs->all = reserve_dense(config->runs_max * sizeof *rs->all);
+    rs->all = reserve(config->runs_max * sizeof *rs->all);
     rs->nodes = reserve_dense(config->branches_max * sizeof *rs->nodes);
     rs->stops = calloc(config->branches_max, sizeof *rs->stops);
     rs->text = calloc(1, RUN_TEXT_BYTES + RUN_TEXT_TOKENS * CODEC_PUSH_BYTES_MAX);
@@ -155,6 +155,8 @@ static uint32_t number_take(struct run *r)
 static void node_prefetch(const struct runs *rs)
 {
     const struct node *n = TAILQ_FIRST(&rs->free_nodes);
+    if (!n && rs->nodes_fresh == rs->config.branches_max)
+        return;
     if (!n)
         n = &rs->nodes[rs->nodes_fresh];
     for (size_t at = 0; at < sizeof *n; at += 64)
@@ -203,7 +205,7 @@ static void text_begin(struct node *n, const struct node *parent)
     if (is_probe(n) || !parent || !parent->looks_at_text || behind) {
         if (stops)
             stops_init(stops, r->args.stops, r->args.stops_bytes, r->args.stop_include);
-        if (behind && !is_probe(n))
+        if (behind && !is_probe(n) && (stops || !r->step_end))
             text_read(n);
         return;
     }
@@ -500,7 +502,7 @@ static void run_give(struct run *r)
 /* One character that is the same wherever it stands: most often a step ends with a line. */
 static bool is_simple(const char *step_end)
 {
-    return strlen(step_end) == 1 && (*step_end == '\n' || (*step_end > ' ' && *step_end < 0x7f));
+    return strlen(step_end) == 1 && *step_end != ' ' && *step_end != '#' && *step_end > 0;
 }
 
 static void run_begin(struct replica *replica, struct runs *rs, struct run *r,

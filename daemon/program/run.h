@@ -125,8 +125,8 @@ const struct policy_options *run_policy(const struct run *run);
 struct ballot *run_ballot(struct run *run);
 /* Another one, of what branches were asked on their way. */
 struct ballot *run_asked(struct run *run);
-/* Text from the root's end to the branch's, not terminated; valid until the next call on any run. The
- * last RUN_TEXT_BYTES of it. */
+/* Text from the root's end to the branch's, not terminated; valid until the next call on any run. Of a
+ * longer one than RUN_TEXT_BYTES the end, at least half of that. */
 #define RUN_TEXT_BYTES 65536u
 const char *run_text(struct run *run, uint32_t branch, uint32_t *ret_bytes);
 /* The text that this branch decoded itself. */

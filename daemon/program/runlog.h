@@ -31,13 +31,13 @@
  *   cap          knob that it might have reached, of chains in tokens; 0: not said
  *   profile      that it ran under
  *   version      of that profile's text: 16 digits, which a line "#profile" above says; changed: it was another
- *                when the program ended; empty: not said
+ *                when the program ended; empty: not said, or more than 64 are in use
  *   batch        1: the program shared one total with others, and went on or stopped by what that left it
  *   charged_tokens  of a chain: those of `tokens` that it decoded itself, without what it was given and what it
  *                took over from probes; 0: not said, all
  *
  * A line "#profile", a tab, NAME@VERSION, a tab, and the text of the profile (profile.h) with tabs for line
- * ends: once in a file, above the first program that ran under it. Other lines that begin with # say
+ * ends: above the first program of a file that ran under it, and again in each life of the daemon. Other lines that begin with # say
  * nothing.
  *
  * Tabs between fields, a header line with the names first, no quoting; a file with commas in the

@@ -66,7 +66,7 @@ struct sched {
     struct kv *kv; /* NULL: the engine has no cache and looks at no tokens */
     struct engine_info info;
     struct sched_config config;
-    struct seq *seqs; /* those from fresh_count on were never touched: no memory behind them */
+    struct seq *seqs; /* those from fresh_count on were never touched */
     uint32_t fresh_count;
     uint32_t *tokens; /* [seqs_max, context_tokens] touched as far as they are long */
     size_t tokens_bytes;
@@ -95,7 +95,7 @@ _Static_assert(ENGINE_POOL_SLOTS_MAX == 64, "one bit a slot");
 static int memory_new(struct sched *s)
 {
     const struct sched_config *c = &s->config;
-    s->seqs = reserve_dense(c->seqs_max * sizeof *s->seqs);
+    s->seqs = reserve(c->seqs_max * sizeof *s->seqs);
     s->chunk = calloc(c->rows_max, sizeof *s->chunk);
     s->group_last = malloc(c->groups_max * sizeof *s->group_last);
     if (!s->seqs || !s->chunk || !s->group_last)

@@ -459,7 +459,7 @@ bool codec_has(const struct codec *c, uint32_t token, char character)
 {
     uint32_t bytes;
     const uint8_t *text;
-    ASSERT(character > ' ' || character == '\n' || character == '\t');
+    ASSERT(character != ' ' && character != '#');
     if (!c)
         return (uint8_t)token == (uint8_t)character;
     text = tokenizer_text_of(c->tokenizer, token, false, &bytes);

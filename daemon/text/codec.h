@@ -72,8 +72,8 @@ bool codec_push(struct codec_stream *stream, const struct codec *codec, uint32_t
  * without stop strings. Returns how many bytes. */
 uint32_t codec_push_all(struct codec_stream *stream, const struct codec *codec,
                         const uint32_t *tokens, uint32_t count, uint8_t *out);
-/* Whether the token's text has this ASCII character, which is not a blank: wherever it stands in a text, it is that
- * character there. */
+/* Whether the token's text has this ASCII character, which is no space and no '#': wherever it stands in a text, it is
+ * that character there. */
 bool codec_has(const struct codec *codec, uint32_t token, char character);
 /* What was held back, when no more tokens come. */
 uint32_t codec_flush(struct codec_stream *stream, const struct codec *codec, uint8_t *out);

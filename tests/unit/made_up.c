@@ -29,7 +29,7 @@ static struct sched *sched_make(bool is_reward)
 {
     struct sched *s = calloc(1, sizeof *s);
     CHECK(s, "%m");
-    s->seqs = reserve_dense(SEQS_MAX * sizeof *s->seqs);
+    s->seqs = reserve_dense(SEQS_MAX * sizeof *s->seqs); /* what bench-steps times is not this */
     s->order = calloc(SEQS_MAX, sizeof *s->order);
     s->tokens = calloc((size_t)SEQS_MAX * CONTEXT, sizeof *s->tokens);
     CHECK(s->seqs && s->order && s->tokens, "%m");
