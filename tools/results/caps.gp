@@ -2,7 +2,7 @@
 set terminal pngcairo size 1500,500
 set output target.'/caps.png'
 set datafile separator '\t'
-set format x "%.1s%c"
+set xtics rotate by -35
 set xlabel 'tokens of a program'
 set ylabel 'right, %'
 set grid
