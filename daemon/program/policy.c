@@ -341,7 +341,7 @@ const char *policy_kind_name(enum policy_kind kind)
     return table[kind].name;
 }
 
-/* Whether the calibrated chance of ever being right is below the bound, from the detect point on. */
+/* Whether the calibrated chance of being right at the cap is below the bound, from the detect point on. */
 static bool gives_up(const struct policy_options *options, const struct policy_view *view,
                      const struct certaindex *seen)
 {

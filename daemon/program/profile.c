@@ -307,14 +307,17 @@ static int assign_edges(struct profile *profile, uint32_t section, const char *v
     uint32_t least = *table.count > 0 ? table.edges->count : 1;
     uint32_t most = *table.count > 0 ? table.edges->count : POLICY_EDGES_MAX;
     uint32_t count = parse_list(value, false, 1, values);
-    bool good = count >= least && count <= most && values[0] > 0;
-    for (uint32_t i = 1; i < count; i++) {
-        good = good && values[i] > values[i - 1];
+    bool good = count >= least && count <= most;
+    for (uint32_t i = 0; i < count; i++) {
+        /* What differs by less is equal to it (policy_bin), and its bin would be another's. */
+        good = good && values[i] - (i > 0 ? values[i - 1] : 0) > CERTAINDEX_EQUAL;
     }
     if (!good) {
         return refuse(
-            message, "[%s] edges = %s: accepted %u to %u ascending numbers above 0 and at most 1%s",
-            row_names[section], readable(value, shown), least, most,
+            message,
+            "[%s] edges = %s: accepted %u to %u ascending numbers above %g and at most 1, more than "
+            "that apart%s",
+            row_names[section], readable(value, shown), least, most, CERTAINDEX_EQUAL,
             *table.count > 0 ? ", one less than the rows have" : "");
     }
     memset(table.edges, 0, sizeof *table.edges);

@@ -27,7 +27,8 @@ struct profile_risk {
     char method[PROFILE_METHOD_BYTES]; /* none, empirical, or the test that bounds the risk */
     double allowed_points;             /* accuracy lost at most, in percentage points ... */
     double delta;                      /* ... but for this chance */
-    double lost_points;                /* on the calibration set; below 0: gained */
+    double lost_points;                /* on the calibration set, or where empirical: to be expected
+                                          elsewhere; below 0: gained */
     double saving_percent;             /* of its tokens */
     double stopped_percent;            /* of its programs, before the cap */
     uint32_t problems_count;           /* independent ones of the set */

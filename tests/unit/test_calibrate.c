@@ -3,7 +3,9 @@
  * often than delta, however the losses are distributed) and against uselessness (a false one is
  * rejected); the whole choice against candidates whose true losses are known; the replay against a
  * second one that is written directly; the direction that is chosen for the policy `length`; that families which
- * learn hold what `static` can be, and save no less; and that curves have their edges where programs differ. */
+ * learn hold what `static` can be, and save no less; that curves have their edges where programs differ; and what of
+ * a log or a request is refused. */
+#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <setjmp.h>
@@ -20,6 +22,7 @@
 #include "tests/lib/check.h"
 #include "tools/calibrate/fit.h"
 #include "tools/calibrate/replay.h"
+#include "tools/calibrate/report.h"
 
 static struct rng rng;
 
@@ -466,13 +469,31 @@ static void write_skewed_rewards(FILE *file)
     }
 }
 
+/* Half of them are exactly what a threshold of the grid is. */
+static void write_tied_rewards(FILE *file)
+{
+    struct rng from = skills;
+    for (uint32_t p = 0; p < FAMILY_PROBLEMS; p++) {
+        double skill = (double)(rng_next(&from) >> 11) * 0x1p-53;
+        double reward = p % 2 == 0 ? (2 * floor(4 * skill) + 1) / 8 : skill;
+        for (uint32_t n = 1; n <= STEPS; n++) {
+            bool right = (double)(rng_next(&from) >> 11) * 0x1p-53 < skill;
+            fprintf(file, "q%u\t%u\tmcts\t%u\t%u\tx%d\t%d\t%.9g\n", p, p, n, 10 * n, right, right,
+                    reward);
+        }
+    }
+}
+
 static void what_static_can_be_is_in_every_family(void **state)
 {
+    static void (*const writes[])(FILE *) = {write_skills, write_skewed_rewards,
+                                             write_tied_rewards};
     struct fitted of_static, f;
     (void)state;
     skills = rng;
-    for (uint32_t reward = 0; reward < 2; reward++) {
-        void (*write)(FILE *) = reward ? write_skewed_rewards : write_skills;
+    for (uint32_t w = 0; w < sizeof writes / sizeof writes[0]; w++) {
+        void (*write)(FILE *) = writes[w];
+        bool reward = w > 0;
         uint32_t signal = reward ? CERTAINDEX_REWARD : CERTAINDEX_CERTAINTY;
         fitted_make(&of_static, POLICY_STATIC, reward, write);
         for (size_t i = 0; i < BEYOND_COUNT; i++) {
@@ -605,6 +626,234 @@ static void curves_have_edges_where_programs_differ(void **state)
     }
 }
 
+/* All agree from the start, to a cap beyond every window that is tried. */
+static void write_unanimous(FILE *file)
+{
+    for (uint32_t p = 0; p < FAMILY_PROBLEMS; p++)
+        for (uint32_t n = 1; n <= 25; n++)
+            fprintf(file, "q%u\t%u\tsc\t%u\t%u\tx\t1\t\n", p, p, n, 10 * n);
+}
+
+static void the_first_candidate_never_stops(void **state)
+{
+    static const enum policy_kind kinds[] = {POLICY_STATIC,
+                                             POLICY_K_STEP,
+                                             POLICY_ESC,
+                                             POLICY_CURVE_ONCE,
+                                             POLICY_LENGTH,
+                                             POLICY_GIVE_UP,
+                                             POLICY_CURVE_EACH_STEP,
+                                             POLICY_ADAPTIVE_CONSISTENCY};
+    (void)state;
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+        struct fitted f;
+        fitted_make(&f, kinds[i], false, write_unanimous);
+        struct score score = score_of(&f.evaluation, 0, family_all);
+        CHECK(score.stopped_percent <= 0 && score.given_up_percent <= 0 &&
+                  score.saving_percent <= 0,
+              "%s: %g %% stopped", policy_kind_name(kinds[i]), score.stopped_percent);
+        fitted_free(&f);
+    }
+}
+
+/* ---- what is refused ----------------------------------------------------------------------------- */
+
+#define HEAD "problem\tprogram\talgorithm\tn\ttokens\tanswer\tright"
+
+/* 0, or what log_read says. */
+static int log_of(const char *text, struct log *log, char message[LOG_MESSAGE_BYTES])
+{
+    char path[] = "/tmp/calibrate.XXXXXX";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    FILE *file = fdopen(fd, "we");
+    assert_non_null(file);
+    assert_true(fputs(text, file) >= 0);
+    assert_int_equal(fclose(file), 0);
+    int rc = log_read(path, NULL, log, message);
+    (void)unlink(path);
+    return rc;
+}
+
+/* Counted by group, in tables of so many. */
+static void more_answers_than_a_table_has_are_refused(void **state)
+{
+    static char text[1u << 17];
+    (void)state;
+    for (uint32_t round = 0; round < 6; round++) {
+        uint32_t steps = round % 2 == 0 ? POLICY_ANSWERS_MAX / 2 : POLICY_ANSWERS_MAX / 2 + 1;
+        bool empty = round / 2 == 1, chain = round / 2 == 2;
+        char message[LOG_MESSAGE_BYTES] = "";
+        struct log log;
+        int at = snprintf(text, sizeof text, HEAD "\tanswer_now\n");
+        for (uint32_t n = 1; n <= steps; n++)
+            at +=
+                snprintf(text + at, sizeof text - (size_t)at, "q\tp\t%s\t%u\t%u\t%s%.0u\t1\ty%u\n",
+                         chain ? "cot" : "sc", n, n, empty ? "" : "x", empty ? 0 : n, n);
+        int rc = log_of(text, &log, message);
+        bool good = chain || round % 2 == 0;
+        CHECK(rc == (good ? 0 : -EINVAL), "%u steps: %d %s", steps, rc, message);
+        if (good)
+            log_free(&log);
+        else
+            CHECK(strstr(message, ": program p: accepted at most 1024 different answers") != NULL,
+                  "%s", message);
+    }
+}
+
+/* A probe that ends where the cap is: what it took over until then was not decoded. */
+static void a_guided_chain_costs_no_more_at_a_probe_on_its_cap(void **state)
+{
+    struct log log;
+    struct replay replay;
+    struct profile profile;
+    char message[LOG_MESSAGE_BYTES] = "";
+    (void)state;
+    profile_default(&profile);
+    profile.policy.kind = POLICY_PROBE;
+    profile.policy.probe.agreement = 2;
+    CHECK(log_of(HEAD "\tprobe_tokens\tcharged_tokens\nq\tp\tcot\t1\t40\tx\t1\t9\t32\n"
+                      "q\tp\tcot\t2\t81\ty\t0\t9\t64\nq\tp\tcot\t3\t100\ty\t0\t0\t83\n",
+                 &log, message) == 0,
+          "%s", message);
+    replay_init(&replay, &log);
+    struct outcome o = replay_run(&replay, 0, &profile.policy, 81);
+    CHECK(o.full_tokens == 64 + 9, "%" PRIu64 " tokens", o.full_tokens);
+    o = replay_run(&replay, 0, &profile.policy, 84);
+    CHECK(o.full_tokens == 64 + 9 + 3, "%" PRIu64 " tokens", o.full_tokens);
+    replay_free(&replay);
+    log_free(&log);
+}
+
+#define VERSION "0123456789abcdef"
+#define TEXT "[profile]\tname = mine\t"
+
+static void a_version_is_what_the_daemon_writes(void **state)
+{
+    static const char *const bad[] = {"mine@\t" TEXT,           "mine@" VERSION "0\t" TEXT,
+                                      "mine@0123\t" TEXT,       "mine@0123456789abcdeF\t" TEXT,
+                                      "\33[31m@" VERSION "\t.", "@" VERSION "\t" TEXT,
+                                      "mine@" VERSION};
+    char text[512], message[LOG_MESSAGE_BYTES];
+    struct log log;
+    (void)state;
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        (void)snprintf(text, sizeof text, "#profile\t%s\n" HEAD "\nq\tp\tsc\t1\t9\tx\t1\n", bad[i]);
+        message[0] = '\0';
+        CHECK(log_of(text, &log, message) == -EINVAL &&
+                  strstr(message, ":1: #profile: accepted NAME@VERSION, of 16 digits") != NULL &&
+                  strchr(message, '\33') == NULL,
+              "%zu: %s", i, message);
+    }
+    int rc = log_of("#profile\tmine@" VERSION "\t" TEXT "\n" HEAD "\tprofile\tversion\n"
+                    "q\tp\tsc\t1\t9\tx\t1\tmine\t\nq\tr\tsc\t1\t9\tx\t1\tmine\t" VERSION "\n"
+                    "q\ts\tsc\t1\t9\tx\t1\tm\33[1m\t\n",
+                    &log, message);
+    CHECK(rc == 0, "%s", message);
+    assert_true(log.runs[0].version == LOG_NO_VERSION && log.runs[1].version == 0);
+    assert_string_equal(log.runs[2].profile, "m?[1m");
+    log_free(&log);
+}
+
+/* Its trees grew while their profile was changed: nothing can be said, and that is no success. */
+static void a_shadow_of_nothing_is_refused(void **state)
+{
+    struct log log;
+    struct request request = {.shadow = "even", .fit = {.delta = 0.05}};
+    char message[LOG_MESSAGE_BYTES] = "";
+    (void)state;
+    CHECK(log_of(HEAD "\tprofile\tversion\nq\tp\trebase\t1\t9\tx\t1\teven\tchanged\n", &log,
+                 message) == 0,
+          "%s", message);
+    assert_int_equal(report_shadow(&log, &request, message), -EINVAL);
+    assert_string_equal(message,
+                        "--shadow even: accepted a log with programs to judge: of 1, 0 are "
+                        "of batches, 0 have trees that it would not have grown, and of 1 "
+                        "the trees grew while their profile was changed");
+    log_free(&log);
+}
+
+static void request_make(struct request *request, enum policy_kind kind, uint32_t detect)
+{
+    struct profile profile;
+    profile_default(&profile);
+    *request = (struct request){.family = {.base = profile.policy,
+                                           .detects = {detect, 5},
+                                           .detects_count = 1,
+                                           .use_certainty = true},
+                                .fit = {.test = FIT_EMPIRICAL, .margin = 1},
+                                .allowed_points = {3},
+                                .allowed_count = 1,
+                                .learn_share = 0.5,
+                                .splits_count = 1,
+                                .seed = 1,
+                                .policy_given = true,
+                                .name = "mine"};
+    request->family.base.kind = kind;
+}
+
+static void requests_without_a_choice_are_refused(void **state)
+{
+    static const struct {
+        enum policy_kind kind;
+        uint32_t detect, detects_count;
+        const char *message;
+    } cases[] = {
+        {POLICY_DEEPCONF, 5, 1,
+         "--policy deepconf: has nothing to choose: accepted static, k_step, "},
+        {POLICY_M_OF_N, 5, 1, "--policy m_of_n: has nothing to choose: accepted static, k_step, "},
+        {POLICY_K_STEP, STEPS, 1,
+         "--detect 12: accepted less than 12, the steps of the longest program"},
+        {POLICY_STATIC, STEPS + 1, 2, "--detect 13: accepted less than 12, the steps of "},
+        {POLICY_CURVE_EACH_STEP, 3, 2,
+         "--detect: accepted one first reading of policy curve_each_step"},
+    };
+    struct log log;
+    (void)state;
+    skills = rng;
+    log_take(&log, write_skills);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char message[LOG_MESSAGE_BYTES] = "";
+        struct request request;
+        request_make(&request, cases[i].kind, cases[i].detect);
+        request.family.detects_count = cases[i].detects_count;
+        CHECK(report_calibration(&log, &request, message) == -EINVAL &&
+                  strncmp(message, cases[i].message, strlen(cases[i].message)) == 0,
+              "case %zu: %s", i, message);
+    }
+    log_free(&log);
+}
+
+/* The loss seen would be less, by the luck of the one that was chosen. */
+static void a_profile_says_the_loss_that_is_to_be_expected(void **state)
+{
+    char path[] = "/tmp/calibrate.XXXXXX", message[LOG_MESSAGE_BYTES] = "";
+    struct fitted f;
+    struct request request;
+    struct fit_estimate estimate;
+    struct profile profile;
+    (void)state;
+    skills.state = 1;
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    (void)close(fd); /* opened again by name */
+    request_make(&request, POLICY_STATIC, 5);
+    request.allowed_points[0] = 1.3; /* so that not every fold chooses the same */
+    request.output = path;
+    fitted_make(&f, POLICY_STATIC, false, write_skills);
+    CHECK(report_calibration(&f.log, &request, message) == 0, "%s", message);
+    CHECK(profile_load(path, &profile, message) == 0, "%s", message);
+    (void)unlink(path);
+    request.fit.allowed_points = request.allowed_points[0];
+    request.fit.seed = 1;
+    uint32_t chosen = fit_choose(&f.evaluation, &f.family, &request.fit, &family_parts, &estimate);
+    struct score seen = score_of(&f.evaluation, chosen, family_all);
+    assert_true(chosen > 0 && fabs(estimate.lost_points - seen.lost_points) > 1e-6);
+    CHECK(fabs(profile.risk.lost_points - estimate.lost_points) < 1e-9, "%g, expected %g, seen %g",
+          profile.risk.lost_points, estimate.lost_points, seen.lost_points);
+    fitted_free(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -619,6 +868,13 @@ int main(void)
         cmocka_unit_test(what_is_learned_only_adds_to_static),
         cmocka_unit_test(low_rewards_have_thresholds),
         cmocka_unit_test(curves_have_edges_where_programs_differ),
+        cmocka_unit_test(the_first_candidate_never_stops),
+        cmocka_unit_test(more_answers_than_a_table_has_are_refused),
+        cmocka_unit_test(a_guided_chain_costs_no_more_at_a_probe_on_its_cap),
+        cmocka_unit_test(a_version_is_what_the_daemon_writes),
+        cmocka_unit_test(a_shadow_of_nothing_is_refused),
+        cmocka_unit_test(requests_without_a_choice_are_refused),
+        cmocka_unit_test(a_profile_says_the_loss_that_is_to_be_expected),
     };
     rng.state = check_number("SEED", 1);
     printf("SEED=%" PRIu64 "\n", rng.state);

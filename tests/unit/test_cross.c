@@ -3,7 +3,7 @@
  * what was seen they lose more than is allowed, chosen by cross-validation they do not, and what that
  * says is what such choices truly lose. One setting: the plain estimate. Never stopping dilutes nothing.
  * Nothing depends on the order of problems, everything on their names and the seed. Of what was learned
- * the problems that it was learned from say nothing. */
+ * the problems that it was learned from say nothing, and what stands before the data is chosen at least as well as alone. */
 #include <inttypes.h>
 #include <math.h>
 #include <setjmp.h>
@@ -247,6 +247,57 @@ static void what_was_learned_is_judged_elsewhere(void **state)
     assert_int_equal(fit_choose(&e, &family, &request, &parts, NULL), 0);
 }
 
+/* The first `levels` stand before the data; of the others, learned, every second world has many that save more and
+ * lose three points, each on problems of its own. */
+static void learn_beside(uint32_t levels, uint32_t count, bool traps)
+{
+    for (uint32_t p = 0; p < PROBLEMS; p++) {
+        double hardness = uniform();
+        for (uint32_t c = 0; c < count; c++) {
+            uint32_t level = c % levels;
+            bool learned = c >= levels;
+            double chance = (learned ? 0.002 : 0.004) * level;
+            chain[c] = learned;
+            lost[c * PROBLEMS + p] = hardness < chance ? 1 : 0;
+            tokens[c * PROBLEMS + p] = (float)(100 - 5 * level);
+            if (learned && traps) {
+                lost[c * PROBLEMS + p] = uniform() < 0.03 ? 1 : 0;
+                tokens[c * PROBLEMS + p] = 40;
+            }
+        }
+    }
+}
+
+/* What stands before the data is chosen as if it were alone: what was learned may add to it, and spoils nothing. */
+static void what_is_learned_takes_nothing_away(void **state)
+{
+    const uint32_t trials = 100, levels = 8;
+    uint32_t more = 0, alone_chosen = 0;
+    (void)state;
+    for (uint32_t t = 0; t < trials; t++) {
+        bool traps = t % 2 == 1;
+        uint32_t count = traps ? CANDIDATES / 2 : 2 * levels;
+        struct evaluation e = world_new(count), own = e;
+        struct family both = {options, chain, count, 2, 1, true}, ordered = grid(levels);
+        struct fit_request request = {FIT_EMPIRICAL, 2, 0, 1, t};
+        struct fit_estimate estimate;
+        own.candidates_count = levels;
+        learn_beside(levels, count, traps);
+        uint32_t alone = fit_choose(&own, &ordered, &request, &parts, NULL);
+        uint32_t chosen = fit_choose(&e, &both, &request, &parts, &estimate);
+        double least = score_of(&e, alone, all).saving_percent;
+        double saved = score_of(&e, chosen, all).saving_percent;
+        CHECK(saved >= least, "saves %g with what was learned, %g without", saved, least);
+        CHECK(estimate.lost_points <= request.allowed_points, "%g", estimate.lost_points);
+        more += saved > least;
+        alone_chosen += alone > 0 && chosen == alone;
+    }
+    printf("learned beside thresholds: more is saved in %u of %u, the threshold alone in %u\n",
+           more, trials, alone_chosen);
+    CHECK(more > 0 && alone_chosen > 0, "one of the passes decides nothing: %u, %u", more,
+          alone_chosen);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -256,6 +307,7 @@ int main(void)
         cmocka_unit_test(never_stopping_does_not_dilute),
         cmocka_unit_test(names_and_the_seed_decide),
         cmocka_unit_test(what_was_learned_is_judged_elsewhere),
+        cmocka_unit_test(what_is_learned_takes_nothing_away),
     };
     rng.state = check_number("SEED", 1);
     printf("SEED=%" PRIu64 "\n", rng.state);

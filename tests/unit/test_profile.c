@@ -189,7 +189,8 @@ static void edges_are_written_where_they_are_not_tenths(void **state)
     /* They may move below their rows, and not become fewer. */
     assert_int_equal(profile_set(&p, "curve.edges", "0.045 1", message), -EINVAL);
     assert_string_equal(message, "[curve] edges = 0.045 1: accepted 10 to 10 ascending numbers "
-                                 "above 0 and at most 1, one less than the rows have");
+                                 "above 1e-09 and at most 1, more than that apart, one less than "
+                                 "the rows have");
     assert_int_equal(
         profile_set(&p, "curve.edges", "0.01 0.02 0.03 0.04 0.05 0.06 0.07 0.08 0.09 1", message),
         0);
@@ -197,6 +198,10 @@ static void edges_are_written_where_they_are_not_tenths(void **state)
     assert_non_null(strstr(text, "\n[curve]\nedges = 0.01 0.02 0.03 0.04 0.05 0.06 0.07 0.08 "
                                  "0.09 1\n5 = 11 10 9 8 7 6 5 4 3 2 1\n"));
     assert_true(policy_bin(&p.policy.curve_edges, 0.095) == 9);
+    assert_int_equal(
+        profile_set(&p, "curve.edges", "2e-9 4e-9 0.03 0.04 0.05 0.06 0.07 0.08 0.09 1", message),
+        0);
+    assert_true(policy_bin(&p.policy.curve_edges, 0) == 0); /* or none would be in the first bin */
     profile_default(&p);
     assert_int_equal(profile_set(&p, "chance.edges", " 0.045  1 ", message), 0);
     assert_int_equal(profile_set(&p, "chance.5", "0 0.5 1", message), 0);
@@ -276,7 +281,10 @@ static const struct {
     {"[certainty]\nn = 0.5\n", "p.ini:2: [certainty] n: accepted keys are knobs, 1 to 16777216"},
     {"[curve]\n5 = 1 2 3\n", "p.ini:2: [curve] 5 = 1 2 3: accepted 11 whole numbers of 0 to "},
     {"[curve]\nedges = 0 0.5\n", "p.ini:2: [curve] edges = 0 0.5: accepted 1 to 31 ascending "
-                                 "numbers above 0 and at most 1"},
+                                 "numbers above 1e-09 and at most 1, more than that apart"},
+    {"[curve]\nedges = 1e-9 0.5\n", "p.ini:2: [curve] edges = 1e-9 0.5: accepted 1 to 31 "},
+    {"[curve]\nedges = 0.5 0.5000000005\n",
+     "p.ini:2: [curve] edges = 0.5 0.5000000005: accepted 1 to 31 "},
     {"[curve]\nedges = 0.5 0.5\n", "p.ini:2: [curve] edges = 0.5 0.5: accepted 1 to 31 "},
     {"[curve]\nedges = 0.5 0.4\n", "p.ini:2: [curve] edges = 0.5 0.4: accepted 1 to 31 "},
     {"[chance]\nedges = 0.5 1.1\n", "p.ini:2: [chance] edges = 0.5 1.1: accepted 1 to 31 "},

@@ -118,6 +118,8 @@ static void add_probe(const struct family_request *request, struct family *famil
 static void add_esc(const struct family_request *request, struct family *family)
 {
     struct policy_options options = request->base;
+    options.esc_window = POLICY_ANSWERS_MAX; /* no program has so many before its cap */
+    add(family, 0, &options);
     for (uint32_t window = 20; window >= 2; window--) {
         options.esc_window = window;
         add(family, 0, &options);
@@ -175,12 +177,8 @@ static void add_length(const struct log *log, const struct family_request *reque
 static uint32_t readings(const struct log *log, const struct family_request *request,
                          uint32_t knobs[POLICY_ROWS_MAX])
 {
-    uint32_t longest = 0;
+    uint32_t longest = family_longest(log, request->cap);
     uint32_t count = 0;
-    for (uint32_t i = 0; i < log->runs_count; i++) {
-        uint32_t last = last_step(log, i, request->cap);
-        longest = last > longest ? last : longest;
-    }
     for (uint32_t n = request->detects[0]; n < longest && count < POLICY_ROWS_MAX;
          n += request->base.step) {
         knobs[count++] = n;
@@ -340,12 +338,18 @@ struct stairs {
     uint32_t rest;                   /* total below all of them */
 };
 
-static void edge_add(struct policy_edges *edges, double edge)
+static uint32_t edge_place(const struct policy_edges *edges, double edge)
 {
     uint32_t at = 0;
     while (at < edges->count && edges->at[at] < edge) {
         at++;
     }
+    return at;
+}
+
+static void edge_add(struct policy_edges *edges, double edge)
+{
+    uint32_t at = edge_place(edges, edge);
     if (at < edges->count && edges->at[at] == edge) {
         return;
     }
@@ -360,11 +364,35 @@ static void edge_remove(struct policy_edges *edges, uint32_t at)
     memmove(edges->at + at, edges->at + at + 1, (edges->count - at) * sizeof edges->at[0]);
 }
 
-/* Leaves room for one more. Of the two that are closest the lower one goes: who is between them goes on as those
- * below. */
+/* Closer than this no profile may have two. */
+static bool edges_touch(double low, double high)
+{
+    return high - low <= 2 * CERTAINDEX_EQUAL;
+}
+
+/* In place of those that it touches. */
+static void edge_add_instead(struct policy_edges *edges, double edge)
+{
+    uint32_t at = edge_place(edges, edge);
+    while (at < edges->count && edges_touch(edge, edges->at[at])) {
+        edge_remove(edges, at);
+    }
+    while (at > 0 && edges_touch(edges->at[at - 1], edge)) {
+        edge_remove(edges, --at);
+    }
+    edge_add(edges, edge);
+}
+
+/* Leaves room for one more; one that touches another is that one. Of the two that are closest the lower one goes:
+ * who is between them goes on as those below. */
 static void edge_add_in_room(struct policy_edges *edges, double edge)
 {
     uint32_t closest = 0;
+    uint32_t at = edge_place(edges, edge);
+    if ((at < edges->count && edges_touch(edge, edges->at[at])) ||
+        (at > 0 && edges_touch(edges->at[at - 1], edge))) {
+        return;
+    }
     edge_add(edges, edge);
     if (edges->count < POLICY_EDGES_MAX) {
         return;
@@ -535,20 +563,34 @@ static void curve_tidy(struct policy_options *options)
     }
 }
 
+/* Where the bin begins of who is above this. A program that is equal to it is not above, but would be in a bin
+ * that begins there. */
+static double edge_above(const struct lesson *l, double above)
+{
+    const enum certaindex_signal signal = l->request->base.curve_signal;
+    const uint32_t knob = l->request->detects[0];
+    bool tie = above <= 0;
+    for (uint32_t i = 0; i < l->log->runs_count && !tie && above < 1; i++) {
+        tie =
+            last_step(l->log, i, l->request->cap) > knob &&
+            fabs(signal_at(l->log, i, &l->request->base, knob, signal) - above) <= CERTAINDEX_EQUAL;
+    }
+    return tie ? above + 2 * CERTAINDEX_EQUAL : above;
+}
+
 /* Who is above this at the first reading stops there, as under `static`; all others by the stairs. */
 static void add_curve_above(const struct lesson *l, const struct stairs *stairs, double above,
-                            uint32_t chain, struct family *family)
+                            double edge, uint32_t chain, struct family *family)
 {
     struct policy_options options = l->request->base;
     struct policy_edges *edges = &options.curve_edges;
-    const double edge = fmax(above, 2 * CERTAINDEX_EQUAL);
     *edges = (struct policy_edges){.count = 0};
     for (uint32_t k = 0; k < l->count; k++) {
         for (uint32_t i = 0; i < stairs[k].count; i++) {
             edge_add_in_room(edges, stairs[k].edge[i]);
         }
     }
-    edge_add(edges, edge);
+    edge_add_instead(edges, edge);
     options.detect = l->request->detects[0];
     options.curve_count = l->count;
     for (uint32_t k = 0; k < l->count; k++) {
@@ -611,8 +653,12 @@ static void add_curve(const struct log *log, const struct family_request *reques
     struct stairs stairs[POLICY_ROWS_MAX];
     struct lesson l;
     double thresholds[101];
+    double edges[101];
     uint32_t thresholds_count = first_thresholds(log, request, thresholds);
     lesson_begin(log, request, learn_from, &l);
+    for (uint32_t t = 0; t < thresholds_count; t++) {
+        edges[t] = edge_above(&l, thresholds[t]);
+    }
     for (uint32_t chain = 0; chain < COUNT_OF(shares) + COUNT_OF(quantiles); chain++) {
         for (uint32_t k = 0; k < l.count; k++) {
             if (chain < COUNT_OF(shares)) {
@@ -622,7 +668,7 @@ static void add_curve(const struct log *log, const struct family_request *reques
             }
         }
         for (uint32_t t = 0; t < thresholds_count; t++) {
-            add_curve_above(&l, stairs, thresholds[t], chain, family);
+            add_curve_above(&l, stairs, thresholds[t], edges[t], chain, family);
         }
     }
     lesson_end(&l);
@@ -699,6 +745,29 @@ static void add_giving_up(const struct log *log, const struct family_request *re
     }
 }
 
+uint32_t family_longest(const struct log *log, uint32_t cap)
+{
+    uint32_t longest = 0;
+    for (uint32_t i = 0; i < log->runs_count; i++) {
+        uint32_t last = last_step(log, i, cap);
+        longest = last > longest ? last : longest;
+    }
+    return longest;
+}
+
+bool family_has_choice(enum policy_kind kind)
+{
+    return kind != POLICY_EVEN && kind != POLICY_DEEPCONF && kind != POLICY_M_OF_N;
+}
+
+uint32_t family_detects(enum policy_kind kind)
+{
+    static const uint32_t detects[POLICY_KINDS] = {
+        [POLICY_STATIC] = DETECTS_MAX, [POLICY_K_STEP] = 1, [POLICY_CURVE_ONCE] = 1,
+        [POLICY_CURVE_EACH_STEP] = 1,  [POLICY_LENGTH] = 1, [POLICY_GIVE_UP] = 1};
+    return detects[kind];
+}
+
 bool family_is_learned(const struct family_request *request)
 {
     static const bool learned[POLICY_KINDS] = {[POLICY_K_STEP] = true,
@@ -753,7 +822,7 @@ void family_build(const struct log *log, const struct family_request *request,
     case POLICY_DEEPCONF:
     case POLICY_M_OF_N:
     case POLICY_KINDS:
-        add(ret_family, 0, &with.base); /* nothing to choose */
+        add(ret_family, 0, &with.base); /* of those that are refused */
         break;
     }
     uint32_t ordered = ordered_chains[request->base.kind];

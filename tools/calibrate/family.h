@@ -41,5 +41,12 @@ void family_build(const struct log *log, const struct family_request *request,
 void family_free(struct family *family);
 bool family_is_learned(const struct family_request *request);
 
+/* Whether a policy of this kind has anything that is varied. */
+bool family_has_choice(enum policy_kind kind);
+/* First readings that a family of this kind can have at most; 0: it reads nowhere first. */
+uint32_t family_detects(enum policy_kind kind);
+/* Steps of the longest program, up to the cap; a reading is before them. */
+uint32_t family_longest(const struct log *log, uint32_t cap);
+
 /* Step from which the program's answer is right for good; UINT32_MAX: wrong at the cap. */
 uint32_t family_oracle_step(const struct log *log, uint32_t run, uint32_t cap);

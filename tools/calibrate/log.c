@@ -31,12 +31,21 @@ struct reading {
     struct names programs;
     char **groups; /* of the current program */
     uint32_t groups_count;
-    char algorithm[32]; /* of the programs that are taken */
-    char program[128];  /* the current one */
-    int8_t *right;      /* [steps] of this step alone */
-    int8_t *right_now;  /* as the log says it */
-    uint32_t *now;      /* [steps] likewise; NOT_SAID */
+    uint32_t empties_count; /* likewise: each of them is a group of its own */
+    char algorithm[32];     /* of the programs that are taken */
+    char program[128];      /* the current one */
+    int8_t *right;          /* [steps] of this step alone */
+    int8_t *right_now;      /* as the log says it */
+    uint32_t *now;          /* [steps] likewise; NOT_SAID */
 };
+
+/* Text of a file, fit for a terminal. */
+static void readable(char *text)
+{
+    for (; *text != '\0'; text++) {
+        *text = (unsigned char)*text < 0x20 || *text == 0x7f ? '?' : *text;
+    }
+}
 
 __attribute__((format(printf, 2, 3))) static int refuse(struct reading *r, const char *format, ...)
 {
@@ -45,6 +54,7 @@ __attribute__((format(printf, 2, 3))) static int refuse(struct reading *r, const
     va_start(args, format);
     (void)vsnprintf(what, sizeof what, format, args); /* a cut message is as good */
     va_end(args);
+    readable(what);
     (void)snprintf(r->message, LOG_MESSAGE_BYTES, "%.200s:%u: %s", r->path, r->line, what);
     return -EINVAL;
 }
@@ -126,6 +136,7 @@ static void forget_groups(struct reading *r)
         free(r->groups[i]);
     }
     r->groups_count = 0;
+    r->empties_count = 0;
 }
 
 static uint32_t group_of(struct reading *r, const char *answer)
@@ -179,6 +190,18 @@ static uint32_t version_find(const struct log *log, const struct runlog_row *row
     return v < log->versions_count ? v : LOG_NO_VERSION;
 }
 
+#define VERSION_DIGITS 16u
+
+/* NAME@VERSION, as the daemon writes it. */
+static bool is_versioned(const char *name)
+{
+    size_t bytes =
+        strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-");
+    return bytes > 0 && bytes < PROFILE_NAME_BYTES && name[bytes] == '@' &&
+           strspn(name + bytes + 1, "0123456789abcdef") == VERSION_DIGITS &&
+           name[bytes + 1 + VERSION_DIGITS] == '\0';
+}
+
 /* A line of runlog.h's: NAME@VERSION and the text, with tabs for line ends. */
 static int take_profile(struct reading *r, char *line)
 {
@@ -186,10 +209,13 @@ static int take_profile(struct reading *r, char *line)
     char *name = line + sizeof RUNLOG_PROFILE_LINE - 1, *text = strchr(name, '\t');
     char what[PROFILE_MESSAGE_BYTES];
     struct log_version version;
-    if (text == NULL || text - name >= (ptrdiff_t)sizeof version.name) {
-        return refuse(r, "#profile: accepted NAME@VERSION and a text");
+    if (text != NULL) {
+        *text++ = '\0';
     }
-    *text++ = '\0';
+    if (text == NULL || !is_versioned(name)) {
+        return refuse(r, "#profile: accepted NAME@VERSION, of %u digits 0-9 a-f, and a text",
+                      VERSION_DIGITS);
+    }
     for (char *tab = text; (tab = strchr(tab, '\t')) != NULL;) {
         *tab = '\n';
     }
@@ -252,6 +278,8 @@ static int begin_run(struct reading *r, const struct runlog_row *row)
     (void)snprintf(run->level, sizeof run->level, "%.15s", row->level);
     (void)snprintf(run->name, sizeof run->name, "%.31s", row->program);
     (void)snprintf(run->profile, sizeof run->profile, "%.47s", row->profile);
+    readable(run->name);
+    readable(run->profile);
     (void)snprintf(r->program, sizeof r->program, "%.127s", row->program);
     forget_groups(r);
     return 0;
@@ -300,6 +328,13 @@ static int take_row(struct reading *r, const char *algorithm, const struct runlo
     r->right[at] = (int8_t)row->right;
     r->right_now[at] = (int8_t)row->right_now;
     r->now[at] = row->answer_now[0] != '\0' ? group_of(r, row->answer_now) : NOT_SAID;
+    r->empties_count += row->answer[0] == '\0';
+    if (!run->chain && r->groups_count + r->empties_count > POLICY_ANSWERS_MAX) {
+        return refuse(r,
+                      "program %.60s: accepted at most %u different answers, with those of "
+                      "answer_now and each empty one",
+                      row->program, POLICY_ANSWERS_MAX);
+    }
     log->has_reward = log->has_reward || isfinite(row->reward);
     log->has_confidence = log->has_confidence || isfinite(row->confidence);
     log->steps_count++;

@@ -51,7 +51,7 @@ static const struct argp_option option_table[] = {
     {"allowed", KEY_ALLOWED, "POINTS,...", 0, "accuracy that may be lost, in points (1)", 0},
     {"delta", KEY_DELTA, "P", 0, "chance that more is lost (0.05)", 0},
     {"test", KEY_TEST, "NAME", 0, "betting, flips or empirical (betting)", 0},
-    {"margin", KEY_MARGIN, "Z", 0, "empirical: standard errors added to the estimate (1)", 0},
+    {"margin", KEY_MARGIN, "Z", 0, "empirical: standard errors added to the loss seen (1)", 0},
     {"learn", KEY_LEARN, "SHARE", 0,
      "learns curves, thresholds for each n and orders from this share of the problems (0.5)", 0},
     {"judge", KEY_JUDGE, "SHARE", 0, "keeps this share of the problems to judge by (0)", 0},
@@ -59,7 +59,9 @@ static const struct argp_option option_table[] = {
     {"seed", KEY_SEED, "N", 0, "of the choice of parts, and of folds (1)", 0},
     {"plot", KEY_PLOT, "PREFIX", 0, "writes PREFIX.dat and PREFIX.gp; PREFIX.png with gnuplot", 0},
     {"shadow", KEY_SHADOW, "PROFILE", 0,
-     "instead: what this profile (file, or name of a built-in one) would have saved and cost", 0},
+     "instead: what this profile (file, name of a built-in one, or NAME@VERSION of one that the log "
+     "has) would have saved and cost",
+     0},
     {0},
 };
 

@@ -40,7 +40,7 @@ static uint32_t chain_end(const struct log *log, const struct log_run *run, uint
             end--;
         }
         /* Of one that took probes over at most: what it was given then, nobody decoded. */
-        *ret_cost = log->tokens[end] < cap ? log->costs[end] + (cap - log->tokens[end]) : cap;
+        *ret_cost = log->tokens[end] <= cap ? log->costs[end] + (cap - log->tokens[end]) : cap;
     }
     return end;
 }

@@ -112,7 +112,8 @@ static void line_print(double allowed, const char *part, const struct line *line
 
 static int write_profile(const struct log *log, const struct request *request,
                          const struct evaluation *e, const struct family *family, uint32_t chosen,
-                         double allowed, const bool *mask, char *message)
+                         double allowed, const struct fit_estimate *estimate, const bool *mask,
+                         char *message)
 {
     struct profile profile;
     struct score score = score_of(e, chosen, mask);
@@ -131,7 +132,9 @@ static int write_profile(const struct log *log, const struct request *request,
                    fit_test_name(request->fit.test));
     profile.risk.allowed_points = allowed;
     profile.risk.delta = request->fit.test == FIT_EMPIRICAL ? 0 : request->fit.delta;
-    profile.risk.lost_points = score.lost_points;
+    /* Of what is only estimated not the loss seen, which is less by the luck of what was chosen. */
+    profile.risk.lost_points =
+        request->fit.test == FIT_EMPIRICAL ? estimate->lost_points : score.lost_points;
     profile.risk.saving_percent = score.saving_percent;
     profile.risk.stopped_percent = score.stopped_percent;
     profile.risk.problems_count = score.problems_count;
@@ -253,6 +256,32 @@ static void print_table(const struct calibration *c)
     }
 }
 
+/* Whether there is something to choose, and programs that are read before their end. */
+static int check_choice(const struct log *log, const struct request *request, char *message)
+{
+    const struct family_request *family = &request->family;
+    enum policy_kind kind = family->base.kind;
+    uint32_t longest = family_longest(log, family->cap);
+    if (!family_has_choice(kind)) {
+        return fail(message,
+                    "--policy %s: has nothing to choose: accepted static, k_step, curve_once, "
+                    "curve_each_step, length, esc, adaptive_consistency, give_up and probe",
+                    policy_kind_name(kind));
+    }
+    if (family->detects_count > family_detects(kind) && family_detects(kind) > 0) {
+        return fail(message, "--detect: accepted one first reading of policy %s",
+                    policy_kind_name(kind));
+    }
+    for (uint32_t d = 0; d < family->detects_count && family_detects(kind) > 0; d++) {
+        if (family->detects[d] >= longest) {
+            return fail(message,
+                        "--detect %u: accepted less than %u, the steps of the longest program",
+                        family->detects[d], longest);
+        }
+    }
+    return 0;
+}
+
 static int check_request(const struct log *log, struct request *request, char *message)
 {
     struct family_request *family = &request->family;
@@ -264,6 +293,9 @@ static int check_request(const struct log *log, struct request *request, char *m
         return fail(message, "--policy %s: accepted %s for this log",
                     policy_kind_name(family->base.kind),
                     log->runs[0].chain ? "probe alone" : "any but probe");
+    }
+    if (request->shadow == NULL && check_choice(log, request, message) != 0) {
+        return -EINVAL;
     }
     if (family->use_reward && !log->has_reward) {
         return fail(message, "--signal: the log has no rewards");
@@ -295,7 +327,7 @@ int report_calibration(struct log *log, struct request *request, char message[LO
     const bool *mask = fit_mask(&c.family, &request->fit, c.chosen[0], &parts);
     if (request->output != NULL) {
         rc = write_profile(log, request, &c.evaluation, &c.family, c.chosen[0],
-                           request->allowed_points[0], mask, message);
+                           request->allowed_points[0], &c.estimates[0], mask, message);
     }
     if (rc == 0 && request->plot != NULL) {
         rc = plot_write(request->plot, &c.evaluation, &c.family, mask, c.chosen[0], message);
@@ -463,6 +495,12 @@ static int shadow_check(const struct log *log, const struct shadow *s, const cha
                     "--shadow %s: accepted a profile that probes where the log has probes: each of "
                     "%u decisions would be taken at a later one, or never",
                     name, s->reads);
+    if (s->judged + s->unknown == 0)
+        return fail(message,
+                    "--shadow %s: accepted a log with programs to judge: of %u, %u are of batches, "
+                    "%u have trees that it would not have grown, and of %u the trees grew while "
+                    "their profile was changed",
+                    name, log->runs_count, s->of_batch, s->regrown, s->trees_changed);
     return 0;
 }
 
@@ -556,7 +594,8 @@ int report_shadow(struct log *log, struct request *request, char message[LOG_MES
     }
     if (cut) {
         shadow_print_cut(&shadow, log->labelled);
-    } else if (log->labelled && shadow.regrown == 0 && shadow.of_batch == 0) {
+    } else if (log->labelled && shadow.regrown == 0 && shadow.of_batch == 0 &&
+               shadow.trees_changed == 0) {
         print_bound(log, &profile.policy, request);
     } else if (!log->labelled) {
         printf(

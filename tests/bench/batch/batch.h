@@ -86,11 +86,17 @@ struct items {
 };
 void items_free(struct items *items);
 
-/* Decoded, probed and read by the reward model: what a program is charged. Not what it decoded beyond a logical
- * end, which depends on who else ran and is bounded by a bar (lost_tokens_percent). */
+/* Decoded, probed and read by the reward model: the same whoever else ran, as a replay says it. */
 static inline uint64_t item_tokens(const struct item *item)
 {
     return item->cost.decoded_tokens + item->cost.probe_tokens + item->cost.reward_tokens;
+}
+
+/* With what it decoded beyond its logical end and dropped, as its other branches were slower: what a program that
+ * was run is charged. */
+static inline uint64_t item_charged(const struct item *item)
+{
+    return item_tokens(item) + item->cost.lost_tokens;
 }
 
 /* ---- host.c: the models and their programs ------------------------------------------------------ */

@@ -215,11 +215,11 @@ void study_live(const struct study *s, const struct study *base, struct judged *
         const struct item *a = &base->items.all[i], *b = &s->items.all[i];
         struct pair *p = pair_at(pairs, &pairs_count, &s->items, i);
         p->a_right += a->right;
-        p->a_tokens += (double)item_tokens(a);
+        p->a_tokens += (double)item_charged(a);
         p->b_right += b->right;
-        p->b_tokens += (double)item_tokens(b);
+        p->b_tokens += (double)item_charged(b);
         sums.right += b->right;
-        sums.tokens += (double)item_tokens(b);
+        sums.tokens += (double)item_charged(b);
         sums.stopped += b->verdict == RUN_SETTLED || b->verdict == RUN_GIVEN_UP;
         sums.given_up += b->verdict == RUN_GIVEN_UP;
     }

@@ -25,7 +25,7 @@ static void item_sum(struct sums *s, const struct item *it)
     s->reward += (double)it->cost.reward_tokens;
     s->killed += (double)it->cost.killed_tokens;
     s->lost += (double)it->cost.lost_tokens;
-    s->tokens += (double)item_tokens(it);
+    s->tokens += (double)item_charged(it);
     s->stopped += it->verdict == RUN_SETTLED;
     s->given_up += it->verdict == RUN_GIVEN_UP;
 }
@@ -54,8 +54,8 @@ static uint32_t pairs_of(const struct items *items, const struct items *even, st
         p->programs++;
         p->a_right += a->right;
         p->b_right += b->right;
-        p->a_tokens += (double)item_tokens(a);
-        p->b_tokens += (double)item_tokens(b);
+        p->a_tokens += (double)item_charged(a);
+        p->b_tokens += (double)item_charged(b);
     }
     return count;
 }
